@@ -1,0 +1,5 @@
+"""Run qfix as ``python -m qfix``."""
+
+from qfix.cli import run
+
+run()

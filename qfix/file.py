@@ -1,0 +1,157 @@
+"""ImageFile: a file or block device, opened, measured and read; nothing here knows qcow2."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from qfix.errors import ReadError, from_os_error
+
+MAX_READ_END = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An open image: path as given, descriptor, size in bytes; reads give zeros behind the end."""
+
+    path: str
+    fd: int
+    size: int
+    is_device: bool
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return *length* bytes at *offset*, zeros for what is behind the end of the file.
+
+        Raises ReadError where the host can't read.
+        """
+        buffer = bytearray(length)
+        self.read_into(memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill *view* from *offset* on; bytes behind the end of the file become zero.
+
+        Raises ReadError where the host can't read.
+        """
+        wanted = max(0, min(len(view), self.size - offset))
+        done = 0
+        try:
+            while done < wanted:
+                got = os.preadv(self.fd, [view[done:wanted]], offset + done)
+                if not got:
+                    break
+                done += got
+        except OSError as error:
+            raise ReadError(f"{self.path}: reading at {offset + done:#x}: {error.strerror}") from error
+        if done < len(view):
+            view[done:] = bytes(len(view) - done)
+
+    def read_each(self, view: memoryview, offsets: Sequence[int], length: int) -> list[int]:
+        """Read *length* bytes at each of *offsets* into *view*, one after the other.
+
+        Neighbours in the file are read at once. Pieces that the host can't read become zeros;
+        their positions in *offsets* are returned.
+        """
+        failed: list[int] = []
+        start = 0
+        for end in range(1, len(offsets) + 1):
+            if end < len(offsets) and offsets[end] == offsets[end - 1] + length:
+                continue
+            failed += self._read_run(view[start * length : end * length], offsets, start, length)
+            start = end
+        return failed
+
+    def _read_run(
+        self, view: memoryview, offsets: Sequence[int], start: int, length: int
+    ) -> Iterable[int]:
+        try:
+            self.read_into(view, offsets[start])
+        except ReadError:
+            for at in range(0, len(view), length):
+                try:
+                    self.read_into(view[at : at + length], offsets[start] + at)
+                except ReadError:
+                    view[at : at + length] = bytes(length)
+                    yield start + at // length
+
+    def advise(self, offset: int, length: int) -> None:
+        """Ask the kernel to read ahead."""
+        if hasattr(os, "posix_fadvise") and 0 <= offset < self.size:
+            os.posix_fadvise(self.fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def allocated(self) -> int | None:
+        """Return the bytes that the file takes on disk, None for a device."""
+        return None if self.is_device else os.fstat(self.fd).st_blocks * 512
+
+    def extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the (start, end) of what is not a hole between *start* and *end*."""
+        position = start
+        while position < end:
+            try:
+                data = os.lseek(self.fd, position, os.SEEK_DATA)
+                hole = os.lseek(self.fd, data, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    yield position, end
+                return
+            if data >= end:
+                return
+            yield data, min(hole, end)
+            position = hole
+
+    def last_data(self) -> int:
+        """Return the end of the last byte that is not in a hole at the end of the file."""
+        step = 1 << 20
+        while step < self.size * 2:
+            start = max(0, self.size - step)
+            ends = [end for _, end in self.extents(start, self.size)]
+            if ends:
+                return ends[-1]
+            step *= 16
+        return 0 if self.size else self.size
+
+
+@contextmanager
+def open_file(path: str | Path) -> Iterator[ImageFile]:
+    """Open an image for reading only, without changing its time stamps where the host lets us.
+
+    Raises a QfixError that says why it can't be opened.
+    """
+    name = os.fspath(path)
+    try:
+        fd = _open_quietly(name)
+    except (OSError, ValueError) as error:
+        raise from_os_error(_as_os_error(error), name) from error
+    try:
+        try:
+            opened = _measure(name, fd)
+        except OSError as error:
+            raise from_os_error(error, name) from error
+        yield opened
+    finally:
+        os.close(fd)
+
+
+def _open_quietly(name: str) -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(name, flags | getattr(os, "O_NOATIME", 0))
+    except PermissionError:
+        return os.open(name, flags)
+
+
+def _as_os_error(error: OSError | ValueError) -> OSError:
+    return error if isinstance(error, OSError) else OSError(errno.EINVAL, str(error))
+
+
+def _measure(name: str, fd: int) -> ImageFile:
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return ImageFile(name, fd, os.fstat(fd).st_size, is_device=False)
+    if stat.S_ISBLK(mode):
+        return ImageFile(name, fd, os.lseek(fd, 0, os.SEEK_END), is_device=True)
+    kind = "a folder" if stat.S_ISDIR(mode) else "neither a file nor a block device"
+    raise ReadError(f"{name}: is {kind}")

@@ -1,0 +1,65 @@
+"""Record: one declaration of a big-endian structure decodes, encodes and names its fields."""
+
+import dataclasses
+import struct
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Self, dataclass_transform, get_args
+
+U8 = Annotated[int, "B", "d"]
+U16 = Annotated[int, "H", "d"]
+U32 = Annotated[int, "I", "d"]
+U64 = Annotated[int, "Q", "d"]
+Hex32 = Annotated[int, "I", "#x"]
+Offset = Annotated[int, "Q", "#x"]
+Bits = Annotated[int, "Q", "#x"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a record: name, offset in the record and width in bytes, display format."""
+
+    name: str
+    offset: int
+    width: int
+    display: str
+
+
+@dataclass_transform(frozen_default=True)
+class Record:
+    """Base of all on-disk structures: fields are `Annotated[type, struct code, display]`."""
+
+    __slots__ = ()
+    codec: ClassVar[struct.Struct]
+    names: ClassVar[tuple[str, ...]]
+    displays: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls) -> None:
+        """Join the struct codes of the annotated fields into one big-endian codec."""
+        annotated = {
+            name: get_args(hint)[1:]
+            for name, hint in cls.__annotations__.items()
+            if len(get_args(hint)) == 3
+        }
+        cls.names = tuple(annotated)
+        cls.displays = tuple(display for _, display in annotated.values())
+        cls.codec = struct.Struct(">" + "".join(code for code, _ in annotated.values()))
+
+    @classmethod
+    def decode(cls, raw: bytes, offset: int = 0) -> Self:
+        """Return the record at *offset* in *raw*, which must hold all of it."""
+        return cls(*cls.codec.unpack_from(raw, offset))
+
+    def encode(self) -> bytes:
+        """Return the bytes of this record."""
+        values: list[Any] = [getattr(self, name) for name in self.names]
+        return self.codec.pack(*values)
+
+    @classmethod
+    def fields(cls) -> Iterator[Field]:
+        """Yield each field with its place."""
+        codes = cls.codec.format[1:]
+        offset = 0
+        for name, code, display in zip(cls.names, codes, cls.displays, strict=True):
+            width = struct.calcsize(">" + code)
+            yield Field(name, offset, width, display)
+            offset += width

@@ -1,0 +1,314 @@
+"""File locks: QEMU's byte ranges and flock, taken and looked at; nothing here reads an image.
+
+QEMU marks what it does with an image by read locks on single bytes that belong to the open file
+description (OFD locks): byte 100 + permission says "I use it", byte 200 + permission "I do not let
+others have it". Looking places no lock. Where the host knows no such locks, looking says so and
+holding yields a Hold that is not ``supported``; neither fails.
+"""
+
+import errno
+import fcntl
+import io
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from qfix.errors import InUseError, from_os_error
+
+CONSISTENT_READ, WRITE, WRITE_UNCHANGED, RESIZE, GRAPH_MOD = range(5)
+USES = 100
+FORBIDS = 200
+LOCK_BYTES = tuple(base + bit for base in (USES, FORBIDS) for bit in range(GRAPH_MOD + 1))
+
+# Linux: fcntl commands, and struct flock with a 64-bit off_t: l_type, l_whence, l_start, l_len, l_pid
+F_OFD_GETLK, F_OFD_SETLK = 36, 37
+FLOCK = struct.Struct("@hhqqi4x")
+
+PROC = Path("/proc")
+COMMAND_LENGTH = 100
+NEXT_STEP = "stop the virtual machine or program, or look with -U"
+
+_CONFLICT = {errno.EAGAIN, errno.EACCES}
+_UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY}
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that holds an image; pid is None and command empty where it can't be seen."""
+
+    pid: int | None
+    command: str
+    writes: bool
+    forbids_writers: bool
+
+    def __str__(self) -> str:
+        """Say who it is and what it does with the image."""
+        who = "another process" if self.pid is None else f"process {self.pid}"
+        name = f" ({self.command})" if self.command else ""
+        does = "writes to it" if self.writes else "reads it"
+        return f"{who}{name} {does}"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What other processes do with an image; *known* is False where QEMU's locks can't be seen."""
+
+    known: bool
+    holders: tuple[Holder, ...] = ()
+
+    @property
+    def writes(self) -> bool:
+        """Whether somebody may be writing to the image."""
+        return any(holder.writes for holder in self.holders)
+
+    @property
+    def forbids_writers(self) -> bool:
+        """Whether somebody relies on the image not to change."""
+        return any(holder.forbids_writers for holder in self.holders)
+
+    def __str__(self) -> str:
+        """Name the gravest holder, and how many more there are."""
+        if not self.holders:
+            return "another process held it just now"
+        gravest = max(self.holders, key=lambda holder: (holder.writes, holder.forbids_writers))
+        more = len(self.holders) - 1
+        return f"{gravest}, and {more} more" if more else str(gravest)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Locks held on an image: which kinds the host could give."""
+
+    seen_by_qfix: bool
+    seen_by_qemu: bool
+
+    @property
+    def supported(self) -> bool:
+        """Whether both other qfix runs and QEMU see that the image is held."""
+        return self.seen_by_qfix and self.seen_by_qemu
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    places: tuple[int, ...]
+    conflicts: tuple[int, ...]
+    exclusive: bool
+
+
+_READING = _Claim(
+    places=(USES + CONSISTENT_READ, FORBIDS + WRITE, FORBIDS + RESIZE),
+    conflicts=(FORBIDS + CONSISTENT_READ, USES + WRITE, USES + RESIZE),
+    exclusive=False,
+)
+
+# Stricter than QEMU, which lets readers of byte 100 be: a backing file's user may hold no other.
+_WRITING = _Claim(
+    places=(*_READING.places, USES + WRITE, USES + RESIZE),
+    conflicts=(
+        *(FORBIDS + bit for bit in (CONSISTENT_READ, WRITE, RESIZE)),
+        *(USES + bit for bit in (CONSISTENT_READ, WRITE, WRITE_UNCHANGED, RESIZE)),
+    ),
+    exclusive=True,
+)
+
+
+def holders(fd: int) -> Use:
+    """Return which other processes hold the image open as *fd*, and how.
+
+    *fd* may be read-only. Locks held through *fd* itself do not count, so it has to be the
+    descriptor that any lock of our own was taken on. Processes are looked for only where
+    something is held.
+    """
+    held = _held_bytes(fd)
+    table = _text(PROC / "locks")
+    inode, mount = _inode_and_mount(fd)
+    if not held and f":{inode} " not in table:
+        return Use(known=held is not None)
+    file = f"{_device(fd, mount)}:{inode}"
+    found: dict[int, set[int]] = {}
+    rows = [*_rows(table.splitlines(), file), *(_rows_of_processes(file) if held else ())]
+    for pid, covered in rows:
+        if pid > 0 and pid != os.getpid():
+            found.setdefault(pid, set()).update(covered)
+    seen = [_holder(pid, covered) for pid, covered in sorted(found.items()) if covered]
+    hidden = (held or set()).difference(*found.values())
+    if hidden:
+        seen.append(_holder(None, hidden))
+    return Use(held is not None, tuple(seen))
+
+
+def refuse_if_written(fd: int, path: str) -> Use:
+    """Return what others do with the image; raise InUseError if one of them writes to it."""
+    use = holders(fd)
+    if use.writes:
+        raise _refusal(path, use)
+    return use
+
+
+@contextmanager
+def hold_for_reading(fd: int, path: str) -> Iterator[Hold]:
+    """Keep writers away while the block runs; other readers, QEMU's too, may come and go.
+
+    Only one hold at a time on one open file description: the end of the first would end both.
+    Raises InUseError where somebody writes, another QfixError where locking itself fails.
+    """
+    with _hold(fd, path, _READING) as hold:
+        yield hold
+
+
+@contextmanager
+def hold_for_writing(fd: int, path: str) -> Iterator[Hold]:
+    """Keep everybody else away while the block runs, but for those who look at their own risk.
+
+    As hold_for_reading otherwise; *fd* may have to be writable (NFS). Raises InUseError where
+    anybody uses the image.
+    """
+    with _hold(fd, path, _WRITING) as hold:
+        yield hold
+
+
+@contextmanager
+def _hold(fd: int, path: str, claim: _Claim) -> Iterator[Hold]:
+    with ExitStack() as releases:
+        try:
+            flocked = _supported(_take_flock, fd, claim, releases)
+            hold = Hold(flocked, _supported(_take_bytes, fd, claim, releases))
+        except OSError as error:
+            releases.close()
+            if error.errno in _CONFLICT:
+                raise _refusal(path, holders(fd)) from error
+            raise from_os_error(error, path) from error
+        yield hold
+
+
+def _refusal(path: str, use: Use) -> InUseError:
+    return InUseError(f"{path}: in use: {use}; {NEXT_STEP}")
+
+
+def _supported(
+    take: Callable[[int, _Claim, ExitStack], None], fd: int, claim: _Claim, releases: ExitStack
+) -> bool:
+    """Take a kind of lock; return whether the host has it. Raises OSError for all else."""
+    try:
+        take(fd, claim, releases)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return False
+    return True
+
+
+def _take_flock(fd: int, claim: _Claim, releases: ExitStack) -> None:
+    import portalocker  # noqa: PLC0415 - takes 50 ms, which looking must not pay
+
+    whole = io.FileIO(fd, closefd=False)  # portalocker 2 unlocks no bare descriptor
+    kind = portalocker.LockFlags.EXCLUSIVE if claim.exclusive else portalocker.LockFlags.SHARED
+    try:
+        portalocker.lock(whole, kind | portalocker.LockFlags.NON_BLOCKING)
+    except portalocker.LockException as error:
+        raise (error.__cause__ or error) from None
+    releases.callback(_quietly, portalocker.unlock, whole)
+
+
+def _take_bytes(fd: int, claim: _Claim, releases: ExitStack) -> None:
+    for byte in claim.places:
+        _set_byte(fd, byte, fcntl.F_RDLCK)
+        releases.callback(_quietly, _set_byte, fd, byte, fcntl.F_UNLCK)
+    if any(_is_held(fd, byte) for byte in claim.conflicts):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def _quietly(release: Callable[..., None], *arguments: object) -> None:
+    """Give a lock back; where that fails, the end of the process does it."""
+    with suppress(Exception):
+        release(*arguments)
+
+
+def _set_byte(fd: int, byte: int, kind: int) -> None:
+    _ofd(fd, F_OFD_SETLK, kind, byte)
+
+
+def _is_held(fd: int, byte: int) -> bool:
+    """Return whether another open file description holds *byte*; asks as a writer, as QEMU does."""
+    return _ofd(fd, F_OFD_GETLK, fcntl.F_WRLCK, byte) != fcntl.F_UNLCK
+
+
+def _ofd(fd: int, command: int, kind: int, byte: int) -> int:
+    """Run a lock command on one byte and return the lock type it answers with."""
+    if not sys.platform.startswith("linux"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    answer = fcntl.fcntl(fd, command, FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+    return int(FLOCK.unpack(answer)[0])
+
+
+def _held_bytes(fd: int) -> set[int] | None:
+    try:
+        return {byte for byte in LOCK_BYTES if _is_held(fd, byte)}
+    except OSError:
+        return None
+
+
+def _inode_and_mount(fd: int) -> tuple[str, str]:
+    """Return the inode number of the lock tables, and the mount; stat may differ on an overlay."""
+    lines = _text(PROC / "self/fdinfo" / str(fd)).splitlines()
+    fields = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return fields.get("ino") or str(os.fstat(fd).st_ino), fields.get("mnt_id", "")
+
+
+def _device(fd: int, mount: str) -> str:
+    """Return the device as lock tables write it: the file system's, where stat differs on btrfs."""
+    device = os.fstat(fd).st_dev
+    major, minor = os.major(device), os.minor(device)
+    for line in _text(PROC / "self/mountinfo").splitlines():
+        identity, _, numbers, _ = line.split(" ", 3)
+        if identity == mount:
+            major, minor = map(int, numbers.split(":"))
+    return f"{major:02x}:{minor:02x}"
+
+
+def _rows(lines: Iterable[str], file: str) -> Iterator[tuple[int, set[int]]]:
+    """Yield (pid, lock bytes covered) of each held lock on *file*; the pid of an OFD lock is -1.
+
+    A flock is put in the same terms: an exclusive one writes, a shared one forbids writers.
+    """
+    for line in lines:
+        match line.removeprefix("lock:").split():
+            case [_, "FLOCK", _, mode, pid, key, _, _] if key == file:
+                writer = {USES + WRITE} if mode == "WRITE" else set()
+                yield int(pid), {FORBIDS + WRITE} | writer
+            case [_, "OFDLCK" | "POSIX", _, _, pid, key, start, end] if key == file:
+                last = LOCK_BYTES[-1] if end == "EOF" else int(end)
+                yield int(pid), {byte for byte in LOCK_BYTES if int(start) <= byte <= last}
+
+
+def _rows_of_processes(file: str) -> Iterator[tuple[int, set[int]]]:
+    """Yield (pid, lock bytes covered) of what each process that we may look at holds on *file*."""
+    for process in PROC.glob("[0-9]*"):
+        with suppress(OSError):
+            for info in (process / "fdinfo").iterdir():
+                for _, covered in _rows(_text(info).splitlines(), file):
+                    yield int(process.name), covered
+
+
+def _holder(pid: int | None, covered: set[int]) -> Holder:
+    command = "" if pid is None else _command(PROC / str(pid))
+    return Holder(pid, command, USES + WRITE in covered, FORBIDS + WRITE in covered)
+
+
+def _command(process: Path) -> str:
+    """Return a process's command line on one printable line, cut where it is long."""
+    words = _text(process / "cmdline").rstrip("\0") or _text(process / "comm").strip()
+    cut = words if len(words) <= COMMAND_LENGTH else words[: COMMAND_LENGTH - 3] + "..."
+    shown = cut.replace("\0", " ")
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
+
+
+def _text(path: Path) -> str:
+    """Return what a file of the kernel says, nothing where it can't be read."""
+    with suppress(OSError):
+        return path.read_bytes().decode(errors="backslashreplace")
+    return ""
