@@ -1,9 +1,8 @@
 """File locks: QEMU's byte ranges and flock, taken and looked at; nothing here reads an image.
 
-QEMU marks what it does with an image by read locks on single bytes that belong to the open file
-description (OFD locks): byte 100 + permission says "I use it", byte 200 + permission "I do not let
-others have it". Looking places no lock. Where the host knows no such locks, looking says so and
-holding yields a Hold that is not ``supported``; neither fails.
+QEMU marks what it does by read locks on single bytes that belong to the open file description:
+byte 100 + permission says "I use it", byte 200 + permission "I do not let others have it". Looking
+places no lock. Where the host has no such locks, looking and holding say so; neither fails.
 """
 
 import errno
@@ -13,8 +12,9 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from qfix.errors import InUseError, from_os_error
@@ -24,7 +24,7 @@ USES = 100
 FORBIDS = 200
 LOCK_BYTES = tuple(base + bit for base in (USES, FORBIDS) for bit in range(GRAPH_MOD + 1))
 
-# Linux: fcntl commands, and struct flock with a 64-bit off_t: l_type, l_whence, l_start, l_len, l_pid
+# Linux; the structure holds l_type, l_whence, l_start, l_len, l_pid, with a 64-bit off_t
 F_OFD_GETLK, F_OFD_SETLK = 36, 37
 FLOCK = struct.Struct("@hhqqi4x")
 
@@ -106,14 +106,7 @@ _READING = _Claim(
 )
 
 # Stricter than QEMU, which lets readers of byte 100 be: a backing file's user may hold no other.
-_WRITING = _Claim(
-    places=(*_READING.places, USES + WRITE, USES + RESIZE),
-    conflicts=(
-        *(FORBIDS + bit for bit in (CONSISTENT_READ, WRITE, RESIZE)),
-        *(USES + bit for bit in (CONSISTENT_READ, WRITE, WRITE_UNCHANGED, RESIZE)),
-    ),
-    exclusive=True,
-)
+_WRITING = _Claim((*_READING.places, USES + WRITE, USES + RESIZE), LOCK_BYTES, exclusive=True)
 
 
 def holders(fd: int) -> Use:
@@ -130,15 +123,15 @@ def holders(fd: int) -> Use:
         return Use(known=held is not None)
     file = f"{_device(fd, mount)}:{inode}"
     found: dict[int, set[int]] = {}
-    rows = [*_rows(table.splitlines(), file), *(_rows_of_processes(file) if held else ())]
-    for pid, covered in rows:
-        if pid > 0 and pid != os.getpid():
+    rows = _rows(table.splitlines(), file)
+    for pid, covered in chain(rows, _rows_of_processes(file) if held else ()):
+        if pid > 0:
             found.setdefault(pid, set()).update(covered)
-    seen = [_holder(pid, covered) for pid, covered in sorted(found.items()) if covered]
     hidden = (held or set()).difference(*found.values())
-    if hidden:
-        seen.append(_holder(None, hidden))
-    return Use(held is not None, tuple(seen))
+    found.pop(os.getpid(), None)
+    everyone = [*sorted(found.items()), (None, hidden)]
+    seen = tuple(_holder(pid, covered) for pid, covered in everyone if covered)
+    return Use(held is not None, seen)
 
 
 def refuse_if_written(fd: int, path: str) -> Use:
@@ -149,26 +142,21 @@ def refuse_if_written(fd: int, path: str) -> Use:
     return use
 
 
-@contextmanager
-def hold_for_reading(fd: int, path: str) -> Iterator[Hold]:
+def hold_for_reading(fd: int, path: str) -> AbstractContextManager[Hold]:
     """Keep writers away while the block runs; other readers, QEMU's too, may come and go.
 
-    Only one hold at a time on one open file description: the end of the first would end both.
+    Only one hold at a time on one open file description: the first to end would end both.
     Raises InUseError where somebody writes, another QfixError where locking itself fails.
     """
-    with _hold(fd, path, _READING) as hold:
-        yield hold
+    return _hold(fd, path, _READING)
 
 
-@contextmanager
-def hold_for_writing(fd: int, path: str) -> Iterator[Hold]:
-    """Keep everybody else away while the block runs, but for those who look at their own risk.
+def hold_for_writing(fd: int, path: str) -> AbstractContextManager[Hold]:
+    """Keep all others away while the block runs; as hold_for_reading, on a writable *fd*.
 
-    As hold_for_reading otherwise; *fd* may have to be writable (NFS). Raises InUseError where
-    anybody uses the image.
+    Raises InUseError where anybody uses the image, be it as the backing file of another.
     """
-    with _hold(fd, path, _WRITING) as hold:
-        yield hold
+    return _hold(fd, path, _WRITING)
 
 
 @contextmanager
@@ -216,20 +204,16 @@ def _take_flock(fd: int, claim: _Claim, releases: ExitStack) -> None:
 
 def _take_bytes(fd: int, claim: _Claim, releases: ExitStack) -> None:
     for byte in claim.places:
-        _set_byte(fd, byte, fcntl.F_RDLCK)
-        releases.callback(_quietly, _set_byte, fd, byte, fcntl.F_UNLCK)
+        _ofd(fd, F_OFD_SETLK, fcntl.F_RDLCK, byte)
+        releases.callback(_quietly, _ofd, fd, F_OFD_SETLK, fcntl.F_UNLCK, byte)
     if any(_is_held(fd, byte) for byte in claim.conflicts):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
-def _quietly(release: Callable[..., None], *arguments: object) -> None:
+def _quietly(release: Callable[..., object], *arguments: object) -> None:
     """Give a lock back; where that fails, the end of the process does it."""
     with suppress(Exception):
         release(*arguments)
-
-
-def _set_byte(fd: int, byte: int, kind: int) -> None:
-    _ofd(fd, F_OFD_SETLK, kind, byte)
 
 
 def _is_held(fd: int, byte: int) -> bool:
@@ -260,14 +244,13 @@ def _inode_and_mount(fd: int) -> tuple[str, str]:
 
 
 def _device(fd: int, mount: str) -> str:
-    """Return the device as lock tables write it: the file system's, where stat differs on btrfs."""
+    """Return the device as lock tables write it: the mount's, which on btrfs is not stat's."""
     device = os.fstat(fd).st_dev
-    major, minor = os.major(device), os.minor(device)
+    numbers = [os.major(device), os.minor(device)]
     for line in _text(PROC / "self/mountinfo").splitlines():
-        identity, _, numbers, _ = line.split(" ", 3)
-        if identity == mount:
-            major, minor = map(int, numbers.split(":"))
-    return f"{major:02x}:{minor:02x}"
+        if line.startswith(f"{mount} "):
+            numbers = [int(number) for number in line.split()[2].split(":")]
+    return ":".join(f"{number:02x}" for number in numbers)
 
 
 def _rows(lines: Iterable[str], file: str) -> Iterator[tuple[int, set[int]]]:
@@ -302,8 +285,9 @@ def _holder(pid: int | None, covered: set[int]) -> Holder:
 def _command(process: Path) -> str:
     """Return a process's command line on one printable line, cut where it is long."""
     words = _text(process / "cmdline").rstrip("\0") or _text(process / "comm").strip()
-    cut = words if len(words) <= COMMAND_LENGTH else words[: COMMAND_LENGTH - 3] + "..."
-    shown = cut.replace("\0", " ")
+    if len(words) > COMMAND_LENGTH:
+        words = words[: COMMAND_LENGTH - 3] + "..."
+    shown = words.replace("\0", " ")
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
 
 

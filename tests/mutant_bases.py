@@ -15,6 +15,8 @@ from qemu_images import Recipe
 
 CORPUS = Path(__file__).resolve().parents[1] / "images"
 MAX_BASE_BYTES = 4 << 20
+ATTEMPTS = 20
+"""How often to try: where the clock of the machine is coarse qemu-img fails to time its key."""
 
 NEW = "create -q -f qcow2 -o {o} image "
 WRITE = "io image: write -P 1 0 24k; write -P 2 60k 4k; write -z 8k 4k; write -z -u 30k 8k"
@@ -90,7 +92,7 @@ def tiny_image() -> bytes:
 
 
 def all_bases(folder: Path) -> list[Base]:
-    """Return every base image, made in *folder* where it has to be; the order is always the same."""
+    """Return every base image in a fixed order, those of QEMU made in *folder*."""
     bases = [Base("tiny", tiny_image()), *read_bases(CORPUS)]
     if shutil.which("qemu-img") and shutil.which("qemu-io"):
         bases += [_make(recipe, folder / recipe.name) for recipe in RECIPES]
@@ -107,6 +109,13 @@ def read_bases(folder: Path) -> list[Base]:
 
 
 def _make(recipe: Recipe, folder: Path) -> Base:
-    image = recipe.build(folder)
+    for attempt in range(ATTEMPTS):
+        try:
+            image = recipe.build(folder)
+            break
+        except RuntimeError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            shutil.rmtree(folder)
     beside = tuple(sorted(path for path in folder.iterdir() if path != image))
     return Base(recipe.name, image.read_bytes(), recipe.encrypted, beside)

@@ -6,8 +6,11 @@ place that it misses costs aim, not correctness.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
 MAX_ENTRIES = 4096
@@ -118,9 +121,7 @@ def _fields(name: str, base: int, fields: Iterable[tuple[str, int, int]]) -> Ite
         yield Site(f"{name}.{field}", base + offset, width)
 
 
-def _entries(
-    data: bytes, name: str, offset: int, entries: int, width: int = 8
-) -> Iterator[Site]:
+def _entries(data: bytes, name: str, offset: int, entries: int, width: int = 8) -> Iterator[Site]:
     """Yield the entries of a table that are not zero, and a few of the others."""
     zeros = 0
     for index in range(min(entries, MAX_ENTRIES)):

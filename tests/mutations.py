@@ -8,9 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mutant_sites import Anatomy, Site, dissect, number
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_HOLE_CLUSTERS = 1 << 18
 MAX_MUTATIONS = 4

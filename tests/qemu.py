@@ -48,7 +48,9 @@ def check(path: Path, *options: str) -> tuple[int, dict[str, Any] | None]:
     return done.returncode, json.loads(done.stdout) if done.stdout.strip() else None
 
 
-def _run(program: str, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+def _run(
+    program: str, *arguments: str | Path, check: bool = True
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [program, *map(str, arguments)],
         capture_output=True,

@@ -28,7 +28,7 @@ class Safety(Enum):
     MANUAL = "manual"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Problem:
     """One row of the catalogue.
 

@@ -209,7 +209,7 @@ def judge(case: Case, peer: str, pairs: Pairs) -> tuple[list[str], bool]:
         str(pairs.count),
         f"{pairs.peer.seconds:.2f}",
         f"{pairs.qfix.seconds:.2f}",
-        f"{pairs.ratio:.1f}x",
+        f"{pairs.ratio:.2f}x",
         "" if target is None else f"{target:g}x: {verdict(reached=fast)}",
         f"{pairs.peer.peak_mib:.0f}",
         peak,

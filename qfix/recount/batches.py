@@ -1,0 +1,84 @@
+"""L2 tables read a batch at a time, in host order, with read-ahead, into one buffer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qfix.arrays import AnyArray, BoolArray, IntArray, Words
+from qfix.image import Image
+from qfix.recount.layers import L2Tables
+
+BATCH_BYTES = 1 << 20
+AHEAD_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some L2 tables: `entries` and, with extended L2, `bitmaps` are tables × entries, native."""
+
+    tables: L2Tables
+    entries: Words
+    bitmaps: Words | None
+    failed: list[int]
+
+    def part(self, chosen: BoolArray) -> "Batch":
+        """Return the batch of some of the tables; what could not be read stays with the whole."""
+        bitmaps = None if self.bitmaps is None else self.bitmaps[chosen]
+        return Batch(self.tables.part(chosen), self.entries[chosen], bitmaps, [])
+
+
+def read_batches(image: Image, tables: L2Tables) -> Iterator[Batch]:
+    """Yield all *tables* in batches that keep those of one L1 index together where they fit."""
+    size = image.geometry.cluster_size
+    most = max(1, BATCH_BYTES // size)
+    total = tables.offset.size
+    offsets = tables.offset.tolist()
+    buffer = np.empty(4 * most * size // 8, np.uint64)
+    ahead = max(1, AHEAD_BYTES // size)
+    _advise(image, offsets[:ahead])
+    start = 0
+    while start < total:
+        end = _batch_end(tables.follows, start, most, total)
+        _advise(image, offsets[start + ahead : end + ahead])
+        words = buffer[: (end - start) * size // 8]
+        view = memoryview(words).cast("B")
+        failed = image.file.read_each(view, offsets[start:end], size)
+        words.byteswap(inplace=True)
+        yield _shaped(image, tables.part(slice(start, end)), words, failed)
+        start = end
+
+
+def _batch_end(follows: BoolArray, start: int, most: int, total: int) -> int:
+    end = min(start + most, total)
+    while end < total and follows[end] and end - start < 4 * most:
+        end += 1
+    return end
+
+
+def _shaped(image: Image, tables: L2Tables, words: Words, failed: list[int]) -> Batch:
+    table = words.reshape(tables.offset.size, -1)
+    if not image.geometry.extended:
+        return Batch(tables, table, None, failed)
+    return Batch(
+        tables, np.ascontiguousarray(table[:, 0::2]), np.ascontiguousarray(table[:, 1::2]), failed
+    )
+
+
+def _advise(image: Image, offsets: list[int]) -> None:
+    size = image.geometry.cluster_size
+    if offsets and offsets[-1] - offsets[0] == (len(offsets) - 1) * size:
+        image.file.advise(offsets[0], len(offsets) * size)
+        return
+    for offset in offsets:
+        image.file.advise(offset, size)
+
+
+def place_of(flat: IntArray, width: int) -> tuple[IntArray, IntArray]:
+    """Return table (row) and index in it of *flat* positions in a batch of tables of *width*."""
+    return flat // width, flat % width
+
+
+def by_row(rows: IntArray, length: int, weights: AnyArray | None = None) -> IntArray:
+    """Return how many (or what weight of) *rows* are of each table."""
+    return np.bincount(rows, weights, minlength=length).astype(np.int64)
