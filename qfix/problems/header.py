@@ -181,7 +181,7 @@ COMPRESSION_UNKNOWN = error(
 )
 COMPRESSION_BIT = error(
     "H128", "compression-type-contradicts-bit", "header", METADATA, MANUAL,
-    "qcow2: Compression type incompatible feature bit must {must} be set",
+    "qcow2: Compression type incompatible feature bit {must} be set",
     "QEMU does not open the image. Either the byte at offset 104 or the feature bit is wrong.",
     HEX_EDIT,
 )

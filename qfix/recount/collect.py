@@ -39,6 +39,19 @@ class Collector:
         """Return the units of a problem gathered so far."""
         return sum(int(piece["count"].sum()) for piece in self._pieces.get(problem, []))
 
+    def take(self, problem: Problem) -> dict[str, AnyArray]:
+        """Return the rows of a problem, not folded, as columns, and forget them; {} if none."""
+        pieces = self._pieces.pop(problem, [])
+        self._kept.pop(problem, None)
+        if not pieces:
+            return {}
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def folded(self, problem: Problem) -> Findings:
+        """Return the findings of one problem, which may be none."""
+        chosen = [found for found in self if found.problem is problem]
+        return chosen[0] if chosen else Findings(problem, [], [])
+
     def __iter__(self) -> Iterator[Findings]:
         """Yield the findings of each problem, sorted by layer and unit, neighbours folded."""
         for problem, pieces in self._pieces.items():

@@ -3,7 +3,7 @@ encryption header, bitmaps."""
 
 import numpy as np
 
-from qfix.image import Image
+from qfix.image import Image, printable
 from qfix.layout import bitmaps, header, snapshots
 from qfix.layout.tables import ENTRY_SIZE
 from qfix.problems import bitmaps as problems
@@ -78,6 +78,7 @@ def _claim_bitmap(image: Image, tally: Tally, bitmap: bitmaps.Bitmap) -> None:
     tally.found.add(
         problems.TABLE_ENTRY,
         first=np.full(wrong.size, bitmap.index),
+        text=printable(bitmap.name),
         index=wrong,
         entry=words[wrong],
         host=place + wrong * ENTRY_SIZE,

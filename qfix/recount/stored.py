@@ -56,6 +56,14 @@ class Stored:
         absent: BoolArray = (offsets == 0) | (offsets >= self._image.geometry.file_length)
         return absent | (offsets < 0)
 
+    def behind_file(self, clusters: IntArray) -> BoolArray:
+        """Tell which of *clusters* have a refcount block that is aligned but not in the file."""
+        block = clusters // self._image.geometry.refcounts_per_block
+        known = (block >= 0) & (block < self._offsets.size)
+        offsets = np.where(known, self._offsets[np.where(known, block, 0)], 0) if known.any() else 0
+        aligned = np.asarray(offsets) % self._image.geometry.cluster_size == 0
+        return known & aligned & (np.asarray(offsets) >= self._image.geometry.file_length)
+
     def unread(self) -> tuple[IntArray, IntArray]:
         """Return the blocks that the host could not read, and their offsets."""
         blocks = np.array(sorted(self.unreadable_blocks), np.int64)

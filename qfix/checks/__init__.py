@@ -1,0 +1,1 @@
+"""What should hold in an image, one module a pass; nothing here writes, or words anything."""

@@ -1,0 +1,89 @@
+"""examine: recount once, run the passes in order, and say what the image's status is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qfix.checks import bitmaps, extensions, header, snapshots
+from qfix.errors import Status
+from qfix.image import Head, Image, load, read_head
+from qfix.problems import Findings, Problem
+from qfix.problems import header as header_problems
+
+if TYPE_CHECKING:
+    from qfix.file import ImageFile
+    from qfix.recount import Recount
+
+STOPS = (
+    header_problems.HEADER_CUT,
+    header_problems.FEATURE_UNKNOWN,
+    header_problems.TOO_MANY_CLUSTERS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What an examination found; `recount` is None where the tables could not be looked at."""
+
+    head: Head
+    image: Image | None
+    findings: tuple[Findings, ...]
+    recount: Recount | None
+
+    @property
+    def status(self) -> Status:
+        """The gravest status that a finding gives."""
+        return gravest(found.problem.status for found in self.findings)
+
+    def find(self, problem: Problem) -> Findings | None:
+        """Return the findings of one problem."""
+        return next((found for found in self.findings if found.problem is problem), None)
+
+
+def gravest(statuses: Iterator[Status]) -> Status:
+    """Return the one of *statuses* that is reported where several hold."""
+    return max(statuses, key=lambda status: status.gravity, default=Status.GOOD)
+
+
+def inspect(file: ImageFile, *, backing: bool = True) -> Diagnosis:
+    """Examine header, extensions, snapshot table and bitmap directory only; needs no numpy."""
+    head = read_head(file)
+    findings = list(header.head_is_readable(head))
+    image = load(head)
+    if image is None or any(found.problem in STOPS for found in findings):
+        return Diagnosis(head, None, tuple(findings), None)
+    for passes in (header, extensions, snapshots, bitmaps):
+        for check in passes.CHECKS:
+            findings += check(image)
+    if backing:
+        findings += extensions.backing_file_is_there(image)
+    return Diagnosis(head, image, _in_order(findings), None)
+
+
+def examine(file: ImageFile, *, backing: bool = True) -> Diagnosis:
+    """Examine the whole image: all of `inspect`, then every table and refcount."""
+    first = inspect(file, backing=backing)
+    image = first.image
+    if image is None or any(found.problem in STOPS for found in first.findings):
+        return first
+    from qfix.checks import cut, data, lost, overlaps  # noqa: PLC0415  (info needs no numpy)
+    from qfix.recount import recount  # noqa: PLC0415
+
+    made = recount(image)
+    findings = list(first.findings)
+    for check in (
+        *cut.CHECKS,
+        overlaps.clusters_have_one_owner,
+        lost.leaks_are_not_lost_tables,
+        data.raw_data_is_mapped,
+    ):
+        findings += check(image, made)
+    findings += made.tally.found
+    return Diagnosis(first.head, image, _in_order(findings), made)
+
+
+def _in_order(findings: list[Findings]) -> tuple[Findings, ...]:
+    found = [item for item in findings if len(item)]
+    return tuple(sorted(found, key=lambda item: item.problem.code))
