@@ -105,13 +105,12 @@ class ImageFile:
     def last_data(self) -> int:
         """Return the end of the last byte that is not in a hole at the end of the file."""
         step = 1 << 20
-        while step < self.size * 2:
+        while True:
             start = max(0, self.size - step)
             ends = [end for _, end in self.extents(start, self.size)]
-            if ends:
-                return ends[-1]
+            if ends or not start:
+                return ends[-1] if ends else 0
             step *= 16
-        return 0 if self.size else self.size
 
 
 @contextmanager

@@ -214,14 +214,15 @@ class Qcow2:
             self.next += 1
         table.entries[guest % self.per_l2] = entry
 
-    def write(self, guest: int, text: str = "guest data ", *, flags: int = 0) -> None:
-        """Map guest clusters to a new data cluster each; *flags* joins the entry."""
+    def write(self, guest: int, text: str = "", *, flags: int = 0) -> None:
+        """Map a guest cluster to a new data cluster that starts with *text*, repeated."""
         self.map(guest, Entry(0))
         if self.data_file:
             self.map(guest, Entry(guest << self.cluster_bits, (-1,)))
             return
         host, self.next = self.next, self.next + 1
-        self.contents[host] = (text * 512)[: min(self.cluster_size, 512)].encode()
+        text = text or f"what guest cluster {guest} holds, "
+        self.contents[host] = (text * 512)[:512].encode()
         value = host << self.cluster_bits | flags
         self.map(guest, Entry(value, (host,), 0xFFFFFFFF if self.extended else 0))
 

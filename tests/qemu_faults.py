@@ -219,6 +219,13 @@ FAULTS = [f"{place}={change}" for place, (_, changes) in PLACES.items() for chan
 FAULTS += ["l2=swap", *(f"length={name}" for name in LENGTHS)]
 
 
+PINNED: dict[str, tuple[str, ...]] = {
+    "v2-c8k-holes~block-in-cut-l1": ("reftable-free=to-l1", "length=no-l1"),
+    "v3-c64k-snap~block-in-cut-l1": ("reftable-free=to-l1", "refcount_order=0x0", "length=no-l1"),
+}
+"""Copies with faults that are not left to chance: what random runs have found."""
+
+
 def applicable(image: Anatomy) -> list[str]:
     """Return the faults that *image* has a place for."""
     found = [fault for fault in FAULTS if fault.startswith("length=")]
@@ -250,6 +257,7 @@ def assign(images: Mapping[str, list[str]]) -> Iterator[tuple[str, tuple[str, ..
                 faults.append(order.pop(0))
             used.update(faults)
             yield f"{name}~{copy}", tuple(faults)
+    yield from PINNED.items()
 
 
 def damage(image: Anatomy, faults: tuple[str, ...], seed: str) -> bytes:

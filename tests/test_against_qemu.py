@@ -28,7 +28,7 @@ STATUSES = {0, 1, 2, 3, 4, 5, 6, 8}
 
 SOUND = [name for name, recipe in RECIPES.items() if recipe.sound]
 DAMAGED = [f"{name}~{n}" for name in RECIPES for n in range(1, qemu_faults.FAULTY_COPIES + 1)]
-EVERY = [*RECIPES, *DAMAGED]
+EVERY = [*RECIPES, *DAMAGED, *qemu_faults.PINNED]
 
 KNOWN = {
     "No such file or directory": "qfix opens no backing file and no data file",

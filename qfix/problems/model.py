@@ -76,6 +76,15 @@ class Findings:
         """The number of clusters, entries or things that the rows stand for."""
         return int(sum(self.count) if isinstance(self.count, list) else self.count.sum())
 
+    def keep(self, kept: Sequence[bool]) -> "Findings":
+        """Return the rows for which *kept* is true, as plain lists."""
+        columns = {"first": self.first, "count": self.count, **self.facts}
+        chosen = {
+            name: [value for value, keep in zip(_plain(column), kept, strict=True) if keep]
+            for name, column in columns.items()
+        }
+        return Findings(self.problem, chosen.pop("first"), chosen.pop("count"), chosen)
+
     def rows(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """Yield up to *limit* findings as plain dictionaries, in order."""
         columns = {"first": self.first, "count": self.count, **self.facts}

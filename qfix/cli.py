@@ -1,0 +1,238 @@
+"""The command line: options, the dispatch table, and exceptions to exit statuses."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qfix import __version__
+from qfix.errors import QfixError, ReadError, Status, UsageError
+from qfix.modes.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qfix.examine import Diagnosis
+
+MODES = {
+    "info": ("qfix.modes.info", "info"),
+    "check": ("qfix.modes.check", "check"),
+    "error": ("qfix.modes.error", "error"),
+}
+BELONGS = {
+    "only": ("check", "error"),
+    "snapshot": ("check", "error"),
+    "flags": ("check", "error"),
+    "prealloc": ("info",),
+    "exit_codes": ("check", "error"),
+}
+SECTIONS = ("snapshot", "refcount", "all")
+PIPE_CLOSED = 141
+QEMU_STATUS = {
+    Status.GOOD: 0,
+    Status.CORRUPT_MARK: 0,
+    Status.LEAKS: 3,
+    Status.COPIED: 2,
+    Status.REFCOUNTS: 2,
+    Status.METADATA: 2,
+    Status.SNAPSHOTS: 2,
+}
+NO_CHECKS = 63
+
+
+class Command(click.Command):
+    """The command whose help groups options as safe and dangerous."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options; so far none can change an image."""
+        rows = [row for item in self.get_params(ctx) if (row := item.get_help_record(ctx))]
+        with formatter.section("Safe options (none of them changes an image)"):
+            formatter.write_dl(rows)
+
+
+@click.command(
+    cls=Command,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 good, 1 leaks, 2 COPIED flags, 3 corrupt mark, 4 refcounts,"
+    " 5 snapshot table, 6 metadata, 8 can't be checked, 64 usage, 66 missing, 70 defect of qfix,"
+    " 74 I/O error, 75 in use, 77 no permission.",
+)
+@click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path())
+@click.option("-m", "--mode", type=click.Choice(list(MODES)), default="check", show_default=True,
+              help="What to do.")
+@click.option("-o", "--only", metavar="SECTIONS",
+              help="Show findings of these sections only: snapshot, refcount, all.")
+@click.option("-s", "--snapshot", metavar="SNAP",
+              help="Show findings of these tables only: active, inactive, all, an id, a name or"
+              " snapshot[N].")
+@click.option("-b", "--base", is_flag=True, help="Do not look whether the backing file is there.")
+@click.option("-f", "--flags", is_flag=True, help="Show the flags of table entries.")
+@click.option("-H", "--header", is_flag=True, help="Show the header's fields with their offsets.")
+@click.option("-p", "--prealloc", is_flag=True, help="Show how the image was preallocated (info).")
+@click.option("-l", "--lock", is_flag=True, help="Hold a lock against writers while reading.")
+@click.option("-U", "--force-share", is_flag=True,
+              help="Read an image that another process writes to; the result is unreliable.")
+@click.option("--explain", metavar="CODE", help="Say what a finding means and what to do.")
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
+              help="Text for people or JSON for programs.")
+@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto",
+              show_default=True, help="Whether to use colour.")
+@click.option("-d", "color_word", type=click.Choice(["none", "off", "color"]),
+              help="The same, as qcow2-dump spells it.")
+@click.option("-q", "--quiet", count=True, help="Say less.")
+@click.option("-v", "--verbose", count=True, help="Say more.")
+@click.option("--exit-codes", type=click.Choice(["qfix", "qemu-img"]),
+              help="Whose exit statuses to use.  [default: qfix]")
+@click.version_option(__version__, "--version", prog_name="qfix")
+def command(images: tuple[str, ...], **given: Any) -> int:
+    """Inspect and check qcow2 disk images, offline and without QEMU.
+
+    Looks at each IMAGE, says in plain words what is wrong, where, and what that means to the
+    guest. Nothing is ever written.
+    """
+    if given["explain"] is not None:
+        from qfix.modes.explain import explain  # noqa: PLC0415
+
+        return explain(given["explain"])
+    if not images:
+        raise UsageError("no image given; see `qfix --help`")
+    _refuse_foreign(given)
+    _set_color(given)
+    options = Options(
+        mode=given["mode"],
+        only=_sections(given["only"]),
+        snapshot=given["snapshot"] or "all",
+        base=given["base"],
+        flags=given["flags"],
+        lock=given["lock"],
+        force_share=given["force_share"],
+        prealloc=given["prealloc"],
+        header=given["header"],
+        output=given["output"],
+        verbosity=given["verbose"] - given["quiet"],
+        exit_codes=given["exit_codes"] or "qfix",
+        several=len(images) > 1,
+    )
+    return run_images(images, options)
+
+
+def _refuse_foreign(given: dict[str, Any]) -> None:
+    """Raise UsageError for an option that the mode does not take."""
+    for name, modes in BELONGS.items():
+        if given[name] and given["mode"] not in modes:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} belongs to -m {' or -m '.join(modes)}")
+    if given["lock"] and given["force_share"]:
+        raise UsageError("--lock and --force-share exclude each other")
+
+
+def _sections(only: str | None) -> str:
+    for section in (only or "all").split(","):
+        if section not in SECTIONS:
+            raise UsageError(f"unknown section {section!r}; known: {', '.join(SECTIONS)}")
+    return only or "all"
+
+
+def _set_color(given: dict[str, Any]) -> None:
+    word = {"none": "never", "off": "never", "color": "always"}.get(given["color_word"])
+    wanted = word or given["color"]
+    context = click.get_current_context()
+    if wanted == "auto":
+        context.color = False if os.environ.get("NO_COLOR") else None
+    else:
+        context.color = wanted == "always"
+
+
+def run_images(images: Sequence[str], options: Options) -> int:
+    """Run the mode on each image; return the gravest status."""
+    module, name = MODES[options.mode]
+    run_mode: Callable[[str, Options], Diagnosis] = getattr(importlib.import_module(module), name)
+    statuses: list[Status] = []
+    codes: list[int] = []
+    for path in images:
+        status, code = _run_one(run_mode, path, options)
+        statuses.append(status)
+        codes.append(code)
+    if options.several and not options.json and options.mode == "check":
+        counts = {status.verdict: statuses.count(status) for status in sorted(set(statuses))}
+        parts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        click.echo(f"{len(statuses)} images: {parts}")
+    if options.exit_codes == "qemu-img":
+        return max(codes, key=lambda code: (code == 1, code))
+    return max(statuses, key=lambda status: status.gravity)
+
+
+def _run_one(
+    run_mode: Callable[[str, Options], Diagnosis], path: str, options: Options
+) -> tuple[Status, int]:
+    try:
+        diagnosis = run_mode(path, options)
+    except MemoryError:
+        error: QfixError = ReadError(f"{path}: not enough memory for the clusters of this file")
+    except UsageError:
+        raise
+    except QfixError as raised:
+        error = raised
+    else:
+        status = Status.GOOD if options.mode == "info" and diagnosis.image else diagnosis.status
+        return status, _qemu_status(diagnosis)
+    if options.json:
+        import json  # noqa: PLC0415
+
+        from qfix.report.jsonout import failure  # noqa: PLC0415
+
+        click.echo(json.dumps(failure(path, error), indent=None if options.several else 4))
+    click.echo(f"qfix: {error}", err=True)
+    return error.status, 1
+
+
+def _qemu_status(diagnosis: Diagnosis) -> int:
+    """Return the status that qemu-img check would end with."""
+    if diagnosis.head.header is None:
+        return NO_CHECKS
+    if diagnosis.recount is None or diagnosis.recount.tally.check_errors:
+        return 1
+    return QEMU_STATUS.get(diagnosis.status, 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; whatever happens, no traceback."""
+    try:
+        status = command.main(args=arguments, prog_name="qfix", standalone_mode=False)
+        sys.stdout.flush()
+        return int(status or 0)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.UsageError as error:
+        click.echo(f"qfix: {error.format_message()}", err=True)
+        return Status.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("", err=True)
+        return Status.INTERRUPTED
+    except QfixError as error:
+        click.echo(f"qfix: {error}", err=True)
+        return error.status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except Exception as error:  # noqa: BLE001  (promise 5: never a traceback)
+        return _defect(error)
+
+
+def _defect(error: Exception) -> int:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+    click.echo(f"qfix: a defect of qfix: {type(error).__name__}: {error} ({place})", err=True)
+    click.echo("qfix: nothing was changed; please report it with the image's metadata", err=True)
+    return Status.DEFECT
+
+
+def run() -> None:
+    """Run qfix as a program."""
+    sys.exit(main())

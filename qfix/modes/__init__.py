@@ -1,0 +1,1 @@
+"""The modes, one module each: open, engine, rows, render; the status is returned."""

@@ -1,0 +1,81 @@
+"""check: one page on an image, or a line each for several."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from qfix.examine import examine
+from qfix.modes.header import header_lines
+from qfix.modes.look import emit, hidden_line, opened, shown
+from qfix.report import text
+from qfix.report.jsonout import record
+from qfix.report.summary import qemu_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qfix.examine import Diagnosis
+    from qfix.modes.options import Options
+    from qfix.problems import Findings
+
+
+def check(path: str, options: Options) -> Diagnosis:
+    """Examine an image and print what matters of it."""
+    with opened(path, options) as (file, in_use):
+        diagnosis = examine(file, backing=not options.base)
+        findings = shown(diagnosis, options)
+        if options.json:
+            emit(record(path, diagnosis, findings, in_use=in_use), options)
+        elif options.several:
+            click.echo(one_line(path, diagnosis))
+        else:
+            for line in page(path, diagnosis, findings, options, in_use=in_use):
+                click.echo(line)
+    return diagnosis
+
+
+def one_line(path: str, diagnosis: Diagnosis) -> str:
+    """Return what a check of one among several images says."""
+    counts = qemu_counts(diagnosis)
+    cells = [f"{found.problem.code} {found.problem.name}" for found in diagnosis.findings]
+    if counts["leaks"]:
+        cells.append(f"{counts['leaks']} leaked clusters")
+    rest = f" ({', '.join(cells[:4])}{', ...' if len(cells) > 4 else ''})" if cells else ""
+    return f"{path}: {diagnosis.status.verdict}{rest}"
+
+
+def page(
+    path: str,
+    diagnosis: Diagnosis,
+    findings: list[Findings],
+    options: Options,
+    *,
+    in_use: bool,
+) -> Iterator[str]:
+    """Yield the lines of the page."""
+    if options.verbosity >= 0:
+        yield f"image: {path}"
+        yield from text.pairs(text.looked_at(diagnosis))
+        if options.verbosity > 0:
+            yield from text.pairs(text.entry_lines(diagnosis))
+        yield ""
+        if options.header:
+            yield from header_lines(diagnosis.head)
+            yield ""
+        limit = None if options.verbosity > 1 else text.FEW
+        for found in findings:
+            yield from text.kind_lines(found, diagnosis.image, limit, show_flags=options.flags)
+            yield f"  means: {found.problem.meaning}"
+            yield ""
+        yield from hidden_line(diagnosis, findings)
+    yield from text.qemu_summary(diagnosis)
+    if in_use:
+        yield "Another process writes to this image: the result can't be relied on."
+    yield text.verdict(diagnosis.status)
+    if options.verbosity >= 0:
+        steps = list(text.next_steps(path, diagnosis))
+        if steps:
+            yield "What to do next:"
+            yield from steps

@@ -1,0 +1,51 @@
+"""error: every finding of an image with its place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from qfix.examine import examine
+from qfix.modes.header import header_lines
+from qfix.modes.look import emit, hidden_line, opened, shown
+from qfix.report import text
+from qfix.report.jsonout import record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qfix.examine import Diagnosis
+    from qfix.modes.options import Options
+
+
+def error(path: str, options: Options) -> Diagnosis:
+    """Examine an image and list everything that was found."""
+    with opened(path, options) as (file, in_use):
+        diagnosis = examine(file, backing=not options.base)
+        if options.json:
+            emit(record(path, diagnosis, shown(diagnosis, options), in_use=in_use), options)
+        else:
+            for line in listing(path, diagnosis, options):
+                click.echo(line)
+    return diagnosis
+
+
+def listing(path: str, diagnosis: Diagnosis, options: Options) -> Iterator[str]:
+    """Yield the lines of the list."""
+    yield f"image: {path}"
+    if options.header:
+        yield from header_lines(diagnosis.head)
+    findings = shown(diagnosis, options)
+    for found in findings:
+        yield ""
+        yield from text.kind_lines(found, diagnosis.image, None, show_flags=options.flags)
+        if options.verbosity > 0:
+            yield f"  means: {found.problem.meaning}"
+            yield f"  to do: {found.problem.advice}"
+    yield ""
+    yield from hidden_line(diagnosis, findings)
+    yield from text.qemu_summary(diagnosis)
+    yield text.verdict(diagnosis.status)
+    if findings and options.verbosity >= 0:
+        yield f"qfix --explain {findings[0].problem.code}   says what a kind means, and what to do"

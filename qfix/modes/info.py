@@ -1,0 +1,97 @@
+"""info: what an image is, readable at a glance, also where it is damaged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qfix.examine import inspect
+from qfix.modes.facts import facts, snapshot_rows, bitmap_rows
+from qfix.modes.header import header_lines, header_rows
+from qfix.modes.look import emit, opened
+from qfix.report import text
+from qfix.report.rows import as_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qfix.examine import Diagnosis
+    from qfix.modes.options import Options
+
+
+def info(path: str, options: Options) -> Diagnosis:
+    """Print what the header cluster, the snapshot table and the bitmap directory say."""
+    with opened(path, options) as (file, in_use):
+        diagnosis = inspect(file, backing=not options.base)
+        told = facts(diagnosis)
+        told["in-use"] = in_use
+        if options.prealloc:
+            from qfix.modes.prealloc import preallocation  # noqa: PLC0415  (needs numpy)
+
+            told["preallocation"] = preallocation(diagnosis)
+        if options.json:
+            emit(_record(path, diagnosis, told, options), options)
+        else:
+            for line in lines(path, diagnosis, told, options):
+                click.echo(line)
+    return diagnosis
+
+
+def _record(
+    path: str, diagnosis: Diagnosis, told: dict[str, Any], options: Options
+) -> dict[str, Any]:
+    findings = [
+        row for found in diagnosis.findings for row in as_json(found, diagnosis.image, path)
+    ]
+    extra = {"header": header_rows(diagnosis.head)} if options.header else {}
+    return {
+        "filename": path,
+        "format": "qcow2" if diagnosis.head.header else "raw",
+        **told,
+        "snapshots": snapshot_rows(diagnosis),
+        "bitmaps": bitmap_rows(diagnosis),
+        **extra,
+        "qfix": {"schema": 1, "findings": findings},
+    }
+
+
+def lines(
+    path: str, diagnosis: Diagnosis, told: dict[str, Any], options: Options
+) -> Iterator[str]:
+    """Yield the page."""
+    yield from text.pairs([("image", path), *_shown(told)])
+    for title, rows in (
+        ("snapshots", snapshot_rows(diagnosis)),
+        ("bitmaps", bitmap_rows(diagnosis)),
+    ):
+        if rows:
+            import tabulate  # noqa: PLC0415  (a plain image has no table)
+
+            yield ""
+            yield f"{title}:"
+            yield tabulate.tabulate(rows, headers="keys", disable_numparse=True)
+    if options.header:
+        yield ""
+        yield from header_lines(diagnosis.head)
+    findings = [found for found in diagnosis.findings if options.verbosity >= 0]
+    if findings:
+        yield ""
+        yield "found while reading (a check looks further):"
+    for found in findings:
+        yield from text.kind_lines(found, diagnosis.image, text.FEW)
+    if findings:
+        yield f"qfix --explain {findings[0].problem.code}   says what a kind means"
+
+
+def _shown(told: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    sizes = ("virtual-size", "file-size", "disk-size", "cluster-size", "image-end-offset")
+    for name, value in told.items():
+        if value is None or value == [] or value is False:
+            continue
+        if name in sizes:
+            yield name.replace("-", " "), f"{text.human(value)} ({value} bytes)"
+        elif isinstance(value, list):
+            yield name.replace("-", " "), ", ".join(value)
+        else:
+            yield name.replace("-", " "), "yes" if value is True else value

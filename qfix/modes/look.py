@@ -1,0 +1,111 @@
+"""What check, error and info share: opening under the rules of locks, and choosing findings."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qfix import locks
+from qfix.errors import UsageError
+from qfix.file import open_file
+from qfix.image import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qfix.examine import Diagnosis
+    from qfix.file import ImageFile
+    from qfix.image import Image
+    from qfix.modes.options import Options
+    from qfix.problems import Findings
+
+SECTIONS = {"snapshot": "TCSD", "refcount": "R"}
+ALWAYS = "HB"
+
+
+@contextmanager
+def opened(path: str, options: Options) -> Iterator[tuple[ImageFile, bool]]:
+    """Open an image to look at it; also tell whether another process writes to it.
+
+    Raises InUseError if one does and -U was not given.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(open_file(path))
+        if options.force_share:
+            yield file, locks.holders(file.fd).writes
+            return
+        if options.lock:
+            hold = stack.enter_context(locks.hold_for_reading(file.fd, path))
+            if not hold.supported:
+                note("warning: this file system does not take locks, so none are held")
+        else:
+            locks.refuse_if_written(file.fd, path)
+        yield file, False
+
+
+def note(text: str) -> None:
+    """Say something beside the results, on standard error."""
+    click.echo(f"qfix: {text}", err=True)
+
+
+def emit(record: dict[str, Any], options: Options) -> None:
+    """Print one JSON object: on a line of its own where there are several images."""
+    indent = None if options.several else 4
+    click.echo(json.dumps(record, indent=indent))
+
+
+def chosen_layers(image: Image | None, wanted: str) -> set[int] | None:
+    """Return the layers that -s names, None for all; raises UsageError if there is none such."""
+    if wanted == "all" or image is None:
+        return None
+    if wanted == "active":
+        return {0}
+    if wanted == "inactive":
+        return {item.index + 1 for item in image.snapshots}
+    word = wanted.encode("utf-8", "surrogateescape")
+    for pick in (
+        [item for item in image.snapshots if f"snapshot[{item.index}]" == wanted],
+        [item for item in image.snapshots if item.id_str == word],
+        [item for item in image.snapshots if item.name == word],
+    ):
+        if len(pick) > 1:
+            places = ", ".join(f"snapshot[{item.index}]" for item in pick)
+            raise UsageError(f"-s {wanted} fits several snapshots: {places}")
+        if pick:
+            return {pick[0].index + 1}
+    known = ", ".join(printable(item.id_str) for item in image.snapshots) or "none"
+    raise UsageError(f"there is no snapshot {wanted!r}; ids in this image: {known}")
+
+
+def shown(diagnosis: Diagnosis, options: Options) -> list[Findings]:
+    """Return the findings that -o and -s ask for."""
+    letters = ALWAYS
+    for section in options.only.split(","):
+        letters += SECTIONS.get(section, "TCSDR")
+    layers = chosen_layers(diagnosis.image, options.snapshot)
+    found = [item for item in diagnosis.findings if item.problem.code[0] in letters]
+    return found if layers is None else [part for item in found if len(part := of(item, layers))]
+
+
+def of(findings: Findings, layers: set[int]) -> Findings:
+    """Return those of *findings* that touch one of *layers*, or no layer at all."""
+    facts = findings.facts
+    if "guests" in facts:
+        kept = [bool(layers & {part[0] for part in row}) for row in facts["guests"]]
+    elif "layer" in facts:
+        column = facts["layer"]
+        listed = column.tolist() if hasattr(column, "tolist") else column
+        kept = [layer in layers for layer in listed]
+    else:
+        return findings
+    return findings.keep(kept)
+
+
+def hidden_line(diagnosis: Diagnosis, findings: list[Findings]) -> Iterator[str]:
+    """Say how many findings -o and -s leave out."""
+    hidden = sum(map(len, diagnosis.findings)) - sum(map(len, findings))
+    if hidden:
+        yield f"{hidden} findings of other sections or layers are not shown (-o all -s all)."

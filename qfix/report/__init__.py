@@ -1,0 +1,1 @@
+"""How findings and facts are shown: rows declared once, as text and as JSON."""

@@ -1,0 +1,110 @@
+"""Findings as rows for people and programs: words, places, guest ranges, the next command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from qfix.image import printable
+from qfix.layout import tables
+
+if TYPE_CHECKING:
+    from qfix.image import Image
+    from qfix.problems import Findings, Problem
+
+L1_FLAGS = ((tables.COPIED, "COPIED"),)
+L2_FLAGS = ((tables.COPIED, "COPIED"), (tables.COMPRESSED, "COMPRESSED"))
+WHOLE_LAYER = 0
+
+
+def layer_name(layer: int) -> str:
+    """Return how a layer is named in options and output."""
+    return "active" if layer == WHOLE_LAYER else f"snapshot[{layer - 1}]"
+
+
+def layer_title(image: Image | None, layer: int) -> str:
+    """Return a layer's name for people, with the snapshot's id and name."""
+    if layer == WHOLE_LAYER:
+        return "active layer"
+    found = [item for item in image.snapshots if item.index == layer - 1] if image else []
+    names = f" {printable(found[0].id_str)} ({printable(found[0].name)})" if found else ""
+    return layer_name(layer) + names
+
+
+def guest_ranges(row: dict[str, Any]) -> list[tuple[int, int, int]]:
+    """Return (layer, start, length) of every guest range that a finding touches, in bytes."""
+    if "guests" in row:
+        return [(int(layer), int(start), int(length)) for layer, start, length in row["guests"]]
+    if "guest" in row and "guest_length" in row:
+        return [(row.get("layer", WHOLE_LAYER), row["guest"], row["guest_length"])]
+    return []
+
+
+def wording(problem: Problem, row: dict[str, Any], image: Image | None) -> str:
+    """Return the message of a finding with its facts."""
+    facts = dict(row)
+    if "owner_kind" in row:
+        facts["owner"] = _owner(row["owner_kind"], row["owner_which"], image)
+        if "other_kind" in row:
+            facts["owner"] += " and " + _owner(row["other_kind"], row["other_which"], image)
+    return problem.message.format(**facts)
+
+
+def _owner(kind: int, which: int, image: Image | None) -> str:
+    from qfix.recount.tally import Kind  # noqa: PLC0415  (info needs no numpy)
+
+    owner = Kind(kind)
+    if owner is Kind.L1_TABLE:
+        return f"the L1 table of the {layer_title(image, which)}"
+    if owner is Kind.L2_TABLE:
+        return f"the L2 table at {which:#x}"
+    if owner is Kind.REFCOUNT_BLOCK:
+        return f"refcount block {which}"
+    if owner in (Kind.BITMAP_TABLE, Kind.BITMAP_DATA):
+        return f"{owner.text} of bitmap {which}"
+    return owner.text
+
+
+def flags(row: dict[str, Any]) -> str:
+    """Return the flags of a finding's table entry, spelled out."""
+    entry = row.get("entry")
+    if entry is None:
+        return ""
+    spelled = [name for bit, name in L2_FLAGS if entry & bit]
+    if entry & tables.ZERO and not entry & tables.COMPRESSED:
+        spelled.append("ZERO")
+    return f"[{entry:#x}: {' '.join(spelled) or 'no flags'}]"
+
+
+def command(problem: Problem, path: str) -> str:
+    """Return the command to run next about a finding."""
+    del path
+    return f"qfix --explain {problem.code}"
+
+
+def list_command(path: str) -> str:
+    """Return the command that lists every finding of an image."""
+    return f"qfix -m error {shlex.quote(path)}"
+
+
+def as_json(findings: Findings, image: Image | None, path: str) -> Iterator[dict[str, Any]]:
+    """Yield the findings of one problem as JSON objects, a run each."""
+    problem = findings.problem
+    for row in findings.rows():
+        yield {
+            "code": problem.code,
+            "name": problem.name,
+            "severity": problem.severity.value,
+            "safety": problem.safety.value,
+            "structure": problem.structure,
+            "first": row["first"],
+            "count": row["count"],
+            "host-offset": row.get("host"),
+            "guest-ranges": [
+                {"layer": layer_name(layer), "start": start, "length": length}
+                for layer, start, length in guest_ranges(row)
+            ],
+            "message": wording(problem, row, image),
+            "command": command(problem, path),
+        }
