@@ -62,31 +62,65 @@ class Command(click.Command):
     " 74 I/O error, 75 in use, 77 no permission.",
 )
 @click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path())
-@click.option("-m", "--mode", type=click.Choice(list(MODES)), default="check", show_default=True,
-              help="What to do.")
-@click.option("-o", "--only", metavar="SECTIONS",
-              help="Show findings of these sections only: snapshot, refcount, all.")
-@click.option("-s", "--snapshot", metavar="SNAP",
-              help="Show findings of these tables only: active, inactive, all, an id, a name or"
-              " snapshot[N].")
+@click.option(
+    "-m",
+    "--mode",
+    type=click.Choice(list(MODES)),
+    default="check",
+    show_default=True,
+    help="What to do.",
+)
+@click.option(
+    "-o",
+    "--only",
+    metavar="SECTIONS",
+    help="Show findings of these sections only: snapshot, refcount, all.",
+)
+@click.option(
+    "-s",
+    "--snapshot",
+    metavar="SNAP",
+    help="Show findings of these tables only: active, inactive, all, an id, a name or snapshot[N].",
+)
 @click.option("-b", "--base", is_flag=True, help="Do not look whether the backing file is there.")
 @click.option("-f", "--flags", is_flag=True, help="Show the flags of table entries.")
 @click.option("-H", "--header", is_flag=True, help="Show the header's fields with their offsets.")
 @click.option("-p", "--prealloc", is_flag=True, help="Show how the image was preallocated (info).")
 @click.option("-l", "--lock", is_flag=True, help="Hold a lock against writers while reading.")
-@click.option("-U", "--force-share", is_flag=True,
-              help="Read an image that another process writes to; the result is unreliable.")
+@click.option(
+    "-U",
+    "--force-share",
+    is_flag=True,
+    help="Read an image that another process writes to; the result is unreliable.",
+)
 @click.option("--explain", metavar="CODE", help="Say what a finding means and what to do.")
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
-              help="Text for people or JSON for programs.")
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto",
-              show_default=True, help="Whether to use colour.")
-@click.option("-d", "color_word", type=click.Choice(["none", "off", "color"]),
-              help="The same, as qcow2-dump spells it.")
+@click.option(
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Text for people or JSON for programs.",
+)
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Whether to use colour.",
+)
+@click.option(
+    "-d",
+    "color_word",
+    type=click.Choice(["none", "off", "color"]),
+    help="The same, as qcow2-dump spells it.",
+)
 @click.option("-q", "--quiet", count=True, help="Say less.")
 @click.option("-v", "--verbose", count=True, help="Say more.")
-@click.option("--exit-codes", type=click.Choice(["qfix", "qemu-img"]),
-              help="Whose exit statuses to use.  [default: qfix]")
+@click.option(
+    "--exit-codes",
+    type=click.Choice(["qfix", "qemu-img"]),
+    help="Whose exit statuses to use.  [default: qfix]",
+)
 @click.version_option(__version__, "--version", prog_name="qfix")
 def command(images: tuple[str, ...], **given: Any) -> int:
     """Inspect and check qcow2 disk images, offline and without QEMU.

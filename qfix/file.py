@@ -45,7 +45,9 @@ class ImageFile:
                     break
                 done += got
         except OSError as error:
-            raise ReadError(f"{self.path}: reading at {offset + done:#x}: {error.strerror}") from error
+            raise ReadError(
+                f"{self.path}: reading at {offset + done:#x}: {error.strerror}"
+            ) from error
         if done < len(view):
             view[done:] = bytes(len(view) - done)
 

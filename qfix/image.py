@@ -243,4 +243,3 @@ def printable(text: bytes, limit: int = 200) -> str:
     shown = text.decode("utf-8", "backslashreplace")
     escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
     return escaped if len(escaped) <= limit else escaped[:limit] + "..."
-

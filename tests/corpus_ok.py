@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from build import FEATURE_NAMES, Qcow2
 from build_write import deflate, finish
 from corpus_bases import (
@@ -25,6 +27,9 @@ from corpus_bases import (
 from corpus_case import Case
 from corpus_header import FEATURE
 
+if TYPE_CHECKING:
+    from build import Picture
+
 
 def _tail() -> Picture:
     return finish(described(size=3584, cluster_bits=10)).resize(8 * K + 512)
@@ -34,7 +39,7 @@ def _packed_tail() -> Picture:
     image = Qcow2(cluster_bits=10)
     image.pack(0, deflate(text(b"noise ")[:440], K))
     image.pack(1, deflate(text(b"noise ")[:440], K))
-    return finish(image).resize(5 * K + 988)
+    return finish(image).resize(image.packed)
 
 
 def _preallocated() -> Picture:
@@ -95,21 +100,28 @@ PLAIN = (
     Case("ok-preallocated", "preallocated clusters that were never written", _preallocated),
     Case("ok-tail", "the disk ends inside its last cluster, and so does the file", _tail),
     Case("ok-l1-large", "the L1 table is larger than the disk needs", lambda: plain(l1_size=200)),
-    Case("ok-header-104", "a header without the compression type",
-         lambda: plain(header_length=104)),
-    Case("ok-header-120", "a header with a field that is not known yet",
-         lambda: plain(header_length=120)),
+    Case(
+        "ok-header-104", "a header without the compression type", lambda: plain(header_length=104)
+    ),
+    Case(
+        "ok-header-120",
+        "a header with a field that is not known yet",
+        lambda: plain(header_length=120),
+    ),
     Case("ok-lazy-refcounts", "lazy refcounts are on", lambda: plain(compatible=1)),
-    Case("ok-feature-names", "a feature name table and an extension that is not known",
-         lambda: plain(extensions=[(FEATURE_NAMES, FEATURE), (0x12345678, b"whatever")])),
+    Case(
+        "ok-feature-names",
+        "a feature name table and an extension that is not known",
+        lambda: plain(extensions=[(FEATURE_NAMES, FEATURE), (0x12345678, b"whatever")]),
+    ),
     Case("ok-encrypted", "LUKS: an encryption header and data", luks, {}, "0", "1"),
-    Case("ok-encrypted-aes", "the old AES encryption", lambda: plain(crypt_method=1), {}, "0",
-         "1"),
+    Case("ok-encrypted-aes", "the old AES encryption", lambda: plain(crypt_method=1), {}, "0", "1"),
 )
 WIDTHS = (
     Case("ok-width-1", "refcounts of 1 bit", lambda: plain(refcount_order=0)),
-    Case("ok-width-2", "refcounts of 2 bits, three users",
-         lambda: with_snapshots(refcount_order=1)),
+    Case(
+        "ok-width-2", "refcounts of 2 bits, three users", lambda: with_snapshots(refcount_order=1)
+    ),
     Case("ok-width-4", "refcounts of 4 bits", lambda: with_snapshots(refcount_order=2)),
     Case("ok-width-8", "refcounts of 8 bits", lambda: with_snapshots(refcount_order=3)),
     Case("ok-width-32", "refcounts of 32 bits", lambda: with_snapshots(refcount_order=5)),
@@ -118,25 +130,43 @@ WIDTHS = (
 )
 OTHERS = (
     Case("ok-snapshots", "two snapshots that share clusters", with_snapshots),
-    Case("ok-snapshots-v2", "two snapshots in a version 2 image",
-         lambda: with_snapshots(version=2)),
+    Case(
+        "ok-snapshots-v2", "two snapshots in a version 2 image", lambda: with_snapshots(version=2)
+    ),
     Case("ok-snapshots-eight", "a snapshot table of two clusters", _many_snapshots),
-    Case("ok-snapshots-same", "two snapshots of the same state",
-         lambda: two_snapshots(("1", "one"), ("2", "two"))),
+    Case(
+        "ok-snapshots-same",
+        "two snapshots of the same state",
+        lambda: two_snapshots(("1", "one"), ("2", "two")),
+    ),
     Case("ok-vm-state", "a snapshot with a VM state", vm_state),
     Case("ok-compressed", "compressed clusters that share host clusters", compressed),
-    Case("ok-compressed-4k", "compressed clusters in clusters of 4 KiB",
-         lambda: compressed(cluster_bits=12)),
-    Case("ok-compressed-tail", "the file ends inside the last sector of a compressed cluster",
-         _packed_tail),
-    Case("ok-compressed-snapshot", "compressed clusters that a snapshot shares",
-         _compressed_snapshot),
+    Case(
+        "ok-compressed-4k",
+        "compressed clusters in clusters of 4 KiB",
+        lambda: compressed(cluster_bits=12),
+    ),
+    Case(
+        "ok-compressed-tail",
+        "the file ends inside the last sector of a compressed cluster",
+        _packed_tail,
+    ),
+    Case(
+        "ok-compressed-snapshot", "compressed clusters that a snapshot shares", _compressed_snapshot
+    ),
     Case("ok-zstd", "a cluster compressed with zstd", zstd),
     Case("ok-extended", "extended L2 entries", extended),
-    Case("ok-extended-compressed", "extended L2 entries and a compressed cluster",
-         lambda: extended(packed=True)),
-    Case("ok-extended-preallocated", "extended L2 entries, a cluster without subclusters in use",
-         extended, {"l2[0][0].subclusters": 0}),
+    Case(
+        "ok-extended-compressed",
+        "extended L2 entries and a compressed cluster",
+        lambda: extended(packed=True),
+    ),
+    Case(
+        "ok-extended-preallocated",
+        "extended L2 entries, a cluster without subclusters in use",
+        extended,
+        {"l2[0][0].subclusters": 0},
+    ),
     Case("ok-bitmap", "a bitmap", with_bitmap),
     Case("ok-bitmaps", "bitmaps with stored and unstored parts", _bitmaps),
     Case("ok-bitmap-and-snapshot", "a bitmap and a snapshot", _bitmap_and_snapshot),

@@ -14,7 +14,9 @@ from mutations import Base
 from qemu_images import Recipe
 
 CORPUS = Path(__file__).resolve().parents[1] / "images"
-MAX_BASE_BYTES = 4 << 20
+BASE_BYTES = range(104, 4 << 20)
+CORPUS_WEIGHT = 0.1
+"""Its images are many and most of them damaged already: the sound ones have their turn too."""
 ATTEMPTS = 20
 """How often to try: where the clock of the machine is coarse qemu-img fails to time its key."""
 
@@ -93,18 +95,18 @@ def tiny_image() -> bytes:
 
 def all_bases(folder: Path) -> list[Base]:
     """Return every base image in a fixed order, those of QEMU made in *folder*."""
-    bases = [Base("tiny", tiny_image()), *read_bases(CORPUS)]
+    bases = [Base("tiny", tiny_image()), *read_bases(CORPUS, CORPUS_WEIGHT)]
     if shutil.which("qemu-img") and shutil.which("qemu-io"):
         bases += [_make(recipe, folder / recipe.name) for recipe in RECIPES]
     return bases
 
 
-def read_bases(folder: Path) -> list[Base]:
-    """Return the images (``*.qcow2``) of a folder and its subfolders, the very large left out."""
+def read_bases(folder: Path, weight: float = 1) -> list[Base]:
+    """Return the images (``*.qcow2``) below a folder, without what is too short or too long."""
     return [
-        Base(str(path.relative_to(folder)), path.read_bytes())
+        Base(str(path.relative_to(folder)), path.read_bytes(), weight=weight)
         for path in sorted(folder.glob("**/*.qcow2"))
-        if path.stat().st_size <= MAX_BASE_BYTES
+        if path.stat().st_size in BASE_BYTES
     ]
 
 

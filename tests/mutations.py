@@ -37,12 +37,13 @@ COUNTS = (
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """An image that mutants are made of, and the files beside it that qemu-img needs."""
+    """An image to make mutants of, the files beside it, how often it is taken."""
 
     name: str
     data: bytes
     encrypted: bool = False
     companions: tuple[Path, ...] = ()
+    weight: float = 1
 
 
 @dataclass(slots=True)
@@ -81,7 +82,7 @@ Mutation = Callable[[random.Random, Anatomy, Mutant], None]
 def build(bases: list[Base], anatomies: dict[str, Anatomy], seed: int, index: int) -> Mutant:
     """Return mutant number *index*; *anatomies* is a cache that starts empty."""
     rng = random.Random(f"{seed}:{index}")  # noqa: S311 - has to be reproducible, not secret
-    base = rng.choice(bases)
+    base = rng.choices(bases, [base.weight for base in bases])[0]
     if base.name not in anatomies:
         anatomies[base.name] = dissect(base.data)
     mutant = Mutant(base, index, bytearray(base.data), len(base.data))

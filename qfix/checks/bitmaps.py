@@ -88,14 +88,16 @@ def _entry(item: Bitmap) -> Iterator[Findings]:
 
 def _table(image: Image, item: Bitmap) -> Iterator[Findings]:
     entry, geometry = item.entry, image.geometry
-    offset, entries, size = entry.bitmap_table_offset, entry.bitmap_table_size, geometry.cluster_size
+    offset, entries, size = (
+        entry.bitmap_table_offset,
+        entry.bitmap_table_size,
+        geometry.cluster_size,
+    )
     text, host = [printable(item.name)], item.offset
     most = min(bitmaps.MAX_TABLE_ENTRIES, bitmaps.MAX_STORED_BYTES // size)
     misplaced = offset % size or not offset or not 1 <= entries <= most
     if misplaced or offset + entries * ENTRY_SIZE > geometry.file_length:
-        yield problems.TABLE.at(
-            item.index, text=text, offset=offset, entries=entries, host=host
-        )
+        yield problems.TABLE.at(item.index, text=text, offset=offset, entries=entries, host=host)
         return
     needed = item.needed_entries(geometry.virtual_size, size)
     if entries < needed and not entry.flags & bitmaps.IN_USE:

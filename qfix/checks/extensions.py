@@ -80,7 +80,10 @@ def data_file_agrees(image: Image) -> Iterator[Findings]:
 
 def names_are_printable(image: Image) -> Iterator[Findings]:
     """No name holds control characters."""
-    names = [("backing file name", image.head.backing_name), ("data file name", image.data_file_name)]
+    names = [
+        ("backing file name", image.head.backing_name),
+        ("data file name", image.data_file_name),
+    ]
     found = image.area.find(extensions.BACKING_FORMAT)
     names.append(("backing format", found.data if found else None))
     for item in image.snapshots:

@@ -36,9 +36,9 @@ class Users:
 def clusters_have_one_owner(image: Image, made: Recount) -> Iterator[Findings]:
     """No host cluster is used by two guest clusters, or by guest data and metadata."""
     tally = made.tally
-    clash = np.flatnonzero(tally.owners[: tally.size] & CLASH)
-    if not clash.size:
+    if not tally.clashed:
         return
+    clash = np.flatnonzero(tally.owners[: tally.size] & CLASH)
     users = _users(image, made, clash)
     host, kind, which = _metadata_owners(made, clash)
     starts = users.starts

@@ -89,7 +89,9 @@ def image_end(image: Image) -> int | None:
                 continue
             used = image.file.read(offset, size).rstrip(b"\0")
             if used:
-                return _last(used, decoded.refcount_order, block, geometry.refcounts_per_block, size)
+                return _last(
+                    used, decoded.refcount_order, block, geometry.refcounts_per_block, size
+                )
     except ReadError:
         return None
     return None

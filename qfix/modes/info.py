@@ -56,9 +56,7 @@ def _record(
     }
 
 
-def lines(
-    path: str, diagnosis: Diagnosis, told: dict[str, Any], options: Options
-) -> Iterator[str]:
+def lines(path: str, diagnosis: Diagnosis, told: dict[str, Any], options: Options) -> Iterator[str]:
     """Yield the page."""
     yield from text.pairs([("image", path), *_shown(told)])
     for title, rows in (

@@ -23,4 +23,6 @@ def preallocation(diagnosis: Diagnosis) -> str | None:
     if not mapped or mapped < image.geometry.guest_clusters:
         return "off"
     allocated = image.file.allocated()
-    return "metadata" if allocated is not None and allocated < image.geometry.virtual_size else "full"
+    return (
+        "metadata" if allocated is not None and allocated < image.geometry.virtual_size else "full"
+    )

@@ -9,38 +9,62 @@ WARNING = Severity.WARNING
 BACKUP = "The guest's data is not affected. Make the next backup a full one."
 
 EXTENSION = error(
-    "B601", "bitmaps-extension", "header extension", METADATA, LOSSY,
+    "B601",
+    "bitmaps-extension",
+    "header extension",
+    METADATA,
+    LOSSY,
     "the bitmaps extension is damaged: {what}",
     "QEMU does not open the image as long as the extension counts as valid.",
     BACKUP,
 )
 COUNT = error(
-    "B602", "bitmap-count", "header extension", METADATA, LOSSY,
+    "B602",
+    "bitmap-count",
+    "header extension",
+    METADATA,
+    LOSSY,
     "the bitmaps extension names {bitmaps} bitmaps; 1 to 65535 are allowed",
     "QEMU does not open the image.",
     BACKUP,
 )
 DIRECTORY_RANGE = error(
-    "B603", "bitmap-directory-out-of-range", "bitmap directory", METADATA, LOSSY,
+    "B603",
+    "bitmap-directory-out-of-range",
+    "bitmap directory",
+    METADATA,
+    LOSSY,
     "the bitmap directory ({offset:#x}, {size} bytes) is unaligned, too large or not inside the"
     " file",
     "The bitmaps can't be found.",
     BACKUP,
 )
 DIRECTORY_BROKEN = error(
-    "B604", "bitmap-directory-broken", "bitmap directory", METADATA, LOSSY,
+    "B604",
+    "bitmap-directory-broken",
+    "bitmap directory",
+    METADATA,
+    LOSSY,
     "Broken bitmap directory: the entry at {host:#x} does not fit",
     "QEMU does not open the image; bitmaps from this entry on can't be found.",
     BACKUP,
 )
 DIRECTORY_COUNT = error(
-    "B605", "bitmap-count-differs", "bitmap directory", METADATA, LOSSY,
+    "B605",
+    "bitmap-count-differs",
+    "bitmap directory",
+    METADATA,
+    LOSSY,
     "the header names {expected} bitmaps, the directory holds {found}",
     "QEMU does not open the image.",
     BACKUP,
 )
 TABLE = error(
-    "B606", "bitmap-table-out-of-range", "bitmap", METADATA, LOSSY,
+    "B606",
+    "bitmap-table-out-of-range",
+    "bitmap",
+    METADATA,
+    LOSSY,
     "bitmap {text}: its table ({offset:#x}, {entries} entries) is unaligned, too large or not"
     " inside the file",
     "The bitmap can't be read. QEMU refuses the image, or silently empties the bitmap, so that"
@@ -48,37 +72,61 @@ TABLE = error(
     BACKUP,
 )
 TABLE_ENTRY = error(
-    "B607", "bitmap-table-entry", "bitmap", METADATA, LOSSY,
+    "B607",
+    "bitmap-table-entry",
+    "bitmap",
+    METADATA,
+    LOSSY,
     "bitmap {text}: table entry {index} is damaged: {entry:#x}",
     "A part of the bitmap can't be read, so that the next incremental backup would miss data.",
     BACKUP,
 )
 NAME_DOUBLE = error(
-    "B608", "bitmap-name-double", "bitmap", METADATA, MANUAL,
+    "B608",
+    "bitmap-name-double",
+    "bitmap",
+    METADATA,
+    MANUAL,
     "bitmap {first} has the same name as bitmap {other}: {text}",
     "QEMU refuses to load them.",
     BACKUP,
 )
 FLAGS = error(
-    "B609", "bitmap-flags-unknown", "bitmap", METADATA, MANUAL,
+    "B609",
+    "bitmap-flags-unknown",
+    "bitmap",
+    METADATA,
+    MANUAL,
     "bitmap {text} has unknown flags: {flags:#x}",
     "QEMU does not open the image.",
     BACKUP,
 )
 GRANULARITY = error(
-    "B610", "bitmap-granularity", "bitmap", METADATA, LOSSY,
+    "B610",
+    "bitmap-granularity",
+    "bitmap",
+    METADATA,
+    LOSSY,
     "bitmap {text} has a granularity of 2^{bits} bytes; 2^9 to 2^31 are allowed",
     "QEMU does not open the image.",
     BACKUP,
 )
 IN_USE = remark(
-    "B611", "bitmap-in-use", "bitmap", WARNING, MANUAL,
+    "B611",
+    "bitmap-in-use",
+    "bitmap",
+    WARNING,
+    MANUAL,
     "bitmap {text} is marked as in use: it was not stored when the image was last closed",
     "It misses writes and must not be trusted. That is usual after a crash.",
     BACKUP,
 )
 AUTOCLEAR_CLEAR = remark(
-    "B612", "bitmaps-inconsistent", "header", WARNING, LOSSY,
+    "B612",
+    "bitmaps-inconsistent",
+    "header",
+    WARNING,
+    LOSSY,
     "a program lacking bitmap support modified this file, so all bitmaps are now considered"
     " inconsistent",
     "The bitmaps must not be trusted, and their clusters count as leaked. `qemu-img check -r` of"
@@ -86,32 +134,52 @@ AUTOCLEAR_CLEAR = remark(
     BACKUP + " Do not run `qemu-img check -r` while there are internal snapshots.",
 )
 AUTOCLEAR_ALONE = error(
-    "B613", "bitmaps-bit-without-extension", "header", METADATA, SAFE,
+    "B613",
+    "bitmaps-bit-without-extension",
+    "header",
+    METADATA,
+    SAFE,
     "the bitmaps bit is set, but there is no bitmaps extension",
     "The next write by QEMU marks the image corrupt and fails.",
     "Do not start the machine before bit 0 of the autoclear features (offset 88) is cleared. No"
     " data is lost.",
 )
 TOO_SMALL = error(
-    "B614", "bitmap-too-small", "bitmap", METADATA, LOSSY,
+    "B614",
+    "bitmap-too-small",
+    "bitmap",
+    METADATA,
+    LOSSY,
     "bitmap {text} covers less than the virtual disk: {entries} table entries, {needed} needed",
     "QEMU does not open the image.",
     BACKUP,
 )
 TYPE = error(
-    "B615", "bitmap-type-unknown", "bitmap", METADATA, MANUAL,
+    "B615",
+    "bitmap-type-unknown",
+    "bitmap",
+    METADATA,
+    MANUAL,
     "bitmap {text} is of the unknown type {type}",
     "QEMU does not open the image.",
     BACKUP,
 )
 EXTRA = error(
-    "B616", "bitmap-extra-data", "bitmap", METADATA, MANUAL,
+    "B616",
+    "bitmap-extra-data",
+    "bitmap",
+    METADATA,
+    MANUAL,
     "bitmap {text} has {size} bytes of extra data, which QEMU does not support",
     "QEMU does not open the image.",
     BACKUP,
 )
 NAME = error(
-    "B617", "bitmap-name", "bitmap", METADATA, LOSSY,
+    "B617",
+    "bitmap-name",
+    "bitmap",
+    METADATA,
+    LOSSY,
     "the name of bitmap {first} has {length} bytes; 1 to 1023 are allowed",
     "QEMU does not open the image.",
     BACKUP,

@@ -12,148 +12,239 @@ LOST = (
 RESTORE = "Copy the file first. A backup or a snapshot may hold the same guest range whole."
 
 L1_RESERVED_BITS = error(
-    "T201", "l1-entry-reserved-bits", "L1 entry", METADATA, SAFE,
+    "T201",
+    "l1-entry-reserved-bits",
+    "L1 entry",
+    METADATA,
+    SAFE,
     "ERROR found L1 entry with reserved bits set: {entry:x}",
     "The entry leads to its L2 table all the same, but a bit in it was changed.",
     "The guest still reads its data. Other bits nearby may have changed too: check your storage.",
 )
 L1_UNALIGNED = error(
-    "T202", "l1-entry-unaligned", "L1 entry", METADATA, LOSSY,
+    "T202",
+    "l1-entry-unaligned",
+    "L1 entry",
+    METADATA,
+    LOSSY,
     "ERROR l2_offset={target:x}: Table is not cluster aligned; L1 entry corrupted",
     "The guest can't read this whole range; QEMU marks the image corrupt when it tries.",
     LOST,
 )
 L1_OUTSIDE_FILE = error(
-    "T203", "l1-entry-outside-file", "L1 entry", METADATA, LOSSY,
+    "T203",
+    "l1-entry-outside-file",
+    "L1 entry",
+    METADATA,
+    LOSSY,
     "L1 entry {index} leads behind the end of the file: l2_offset={target:#x}",
     "The guest reads this whole range as if it had never been written.",
     LOST,
 )
 L1_FLAGS_ONLY = error(
-    "T204", "l1-entry-flags-only", "L1 entry", METADATA, SAFE,
+    "T204",
+    "l1-entry-flags-only",
+    "L1 entry",
+    METADATA,
+    SAFE,
     "L1 entry {index} has flags but no offset: {entry:#x}",
     "The range reads as never written; its table may have been lost. QEMU's check parses the"
     " header as a table here, so many of its other messages may be wrong.",
     LOST,
 )
 L1_SAME_TABLE = error(
-    "T205", "l1-entries-share-table", "L1 entry", METADATA, MANUAL,
+    "T205",
+    "l1-entries-share-table",
+    "L1 entry",
+    METADATA,
+    MANUAL,
     "{count} L1 entries from {index} on lead to the same L2 table as L1 entry {other}:"
     " l2_offset={target:#x}",
     "Two guest ranges share all their clusters: a write to one changes the other.",
     "Do not start the machine. " + LOST,
 )
 L2_RESERVED_BITS = error(
-    "T211", "l2-entry-reserved-bits", "L2 entry", METADATA, SAFE,
+    "T211",
+    "l2-entry-reserved-bits",
+    "L2 entry",
+    METADATA,
+    SAFE,
     "ERROR found l2 entry with reserved bits set: {entry:x}",
     "The entry leads to its data all the same, but a bit in it was changed.",
     "The guest still reads its data. Other bits nearby may have changed too: check your storage.",
 )
 L2_UNALIGNED = error(
-    "T212", "l2-entry-unaligned", "L2 entry", METADATA, LOSSY,
+    "T212",
+    "l2-entry-unaligned",
+    "L2 entry",
+    METADATA,
+    LOSSY,
     "ERROR offset={target:x}: Data cluster is not properly aligned; L2 entry corrupted.",
     "The guest can't read these clusters; QEMU marks the image corrupt when it tries.",
     "If the entries before and after it lead to neighbouring clusters, the right value is in"
     " between. " + RESTORE,
 )
 L2_PREALLOCATED_UNALIGNED = error(
-    "T213", "l2-preallocated-unaligned", "L2 entry", METADATA, SAFE,
+    "T213",
+    "l2-preallocated-unaligned",
+    "L2 entry",
+    METADATA,
+    SAFE,
     "ERROR offset={target:x}: Preallocated cluster is not properly aligned; L2 entry corrupted.",
     "The clusters read as zeros, so no data is lost; a write to them would fail.",
     "No data is lost.",
 )
 L2_OUTSIDE_FILE = error(
-    "T214", "l2-entry-outside-file", "L2 entry", METADATA, LOSSY,
+    "T214",
+    "l2-entry-outside-file",
+    "L2 entry",
+    METADATA,
+    LOSSY,
     "L2 entry {index} leads behind the end of the file: offset={target:#x}",
     "The guest reads these clusters as zeros; what it had written there is not reached.",
     "If the entries before and after it lead to neighbouring clusters, the right value is in"
     " between. " + RESTORE,
 )
 COMPRESSED_COPIED = error(
-    "T215", "compressed-copied", "L2 entry", METADATA, SAFE,
+    "T215",
+    "compressed-copied",
+    "L2 entry",
+    METADATA,
+    SAFE,
     "ERROR: coffset={target:#x}: copied flag must never be set for compressed clusters",
     "The guest still reads the cluster; one bit too many is set.",
     "No data is lost. Check your storage: bits in tables do not change by themselves.",
 )
 COMPRESSED_OUTSIDE = error(
-    "T216", "compressed-outside-file", "L2 entry", METADATA, LOSSY,
+    "T216",
+    "compressed-outside-file",
+    "L2 entry",
+    METADATA,
+    LOSSY,
     "the compressed cluster at {target:#x} ({sectors} sectors) ends behind the end of the file",
     "The guest can't read this cluster, or only if its data ends earlier than the entry says.",
     RESTORE,
 )
 COMPRESSED_DATA_FILE = error(
-    "T217", "compressed-with-data-file", "L2 entry", METADATA, LOSSY,
+    "T217",
+    "compressed-with-data-file",
+    "L2 entry",
+    METADATA,
+    LOSSY,
     "ERROR compressed cluster {index} with data file, entry={entry:#x}",
     "Images with an external data file can't hold compressed clusters: the entry is damaged.",
     RESTORE,
 )
 COMPRESSED_BITMAP = error(
-    "T218", "compressed-with-subclusters", "L2 entry", METADATA, SAFE,
-    "ERROR compressed cluster {index} with non-zero subcluster allocation bitmap,"
-    " entry={entry:#x}",
+    "T218",
+    "compressed-with-subclusters",
+    "L2 entry",
+    METADATA,
+    SAFE,
+    "ERROR compressed cluster {index} with non-zero subcluster allocation bitmap, entry={entry:#x}",
     "QEMU refuses to read the cluster. Either the compressed flag or the bitmap is wrong.",
     RESTORE,
 )
 SUBCLUSTERS_CONTRADICT = error(
-    "T219", "subclusters-contradict", "L2 entry", METADATA, LOSSY,
+    "T219",
+    "subclusters-contradict",
+    "L2 entry",
+    METADATA,
+    LOSSY,
     "ERROR offset={target:x}: Allocated cluster has corrupted subcluster allocation bitmap",
     "Subclusters are marked as data and as zeros at once; QEMU refuses to read the cluster.",
     RESTORE,
 )
 SUBCLUSTERS_WITHOUT_CLUSTER = error(
-    "T220", "subclusters-without-cluster", "L2 entry", METADATA, LOSSY,
+    "T220",
+    "subclusters-without-cluster",
+    "L2 entry",
+    METADATA,
+    LOSSY,
     "ERROR: Unallocated cluster has non-zero subcluster allocation map",
     "The host cluster of these subclusters is not known; QEMU refuses to read the cluster.",
     "A leaked cluster may be the one that is missing. " + RESTORE,
 )
 ZERO_IN_VERSION_2 = error(
-    "T221", "zero-flag-in-version-2", "L2 entry", METADATA, MANUAL,
+    "T221",
+    "zero-flag-in-version-2",
+    "L2 entry",
+    METADATA,
+    MANUAL,
     "the zero flag is set in an image of version 2: entry={entry:#x}",
     "QEMU fails to read this cluster; its own check does not see it.",
     "The version field or this bit is damaged. " + RESTORE,
 )
 COPIED_WITHOUT_OFFSET = remark(
-    "T222", "copied-without-offset", "L2 entry", Severity.WARNING, SAFE,
+    "T222",
+    "copied-without-offset",
+    "L2 entry",
+    Severity.WARNING,
+    SAFE,
     "L2 entry {index} has the copied flag but no offset: {entry:#x}",
     "The cluster reads as never written. Its offset may have been lost.",
     "If leaked clusters are found too, one of them may be this one. Do not free them.",
 )
 BIT_0_RESERVED = remark(
-    "T223", "extended-entry-bit-0", "L2 entry", Severity.WARNING, SAFE,
+    "T223",
+    "extended-entry-bit-0",
+    "L2 entry",
+    Severity.WARNING,
+    SAFE,
     "bit 0 is set in an extended L2 entry: {entry:#x}",
     "QEMU ignores the bit; the format reserves it.",
     "No data is affected.",
 )
 DATA_FILE_OFFSET = error(
-    "T224", "data-file-offset-differs", "L2 entry", METADATA, MANUAL,
+    "T224",
+    "data-file-offset-differs",
+    "L2 entry",
+    METADATA,
+    MANUAL,
     "L2 entry {index} leads to {target:#x} in the data file, not to its own guest offset"
     " {guest:#x}",
     "In the data file every cluster stands at its guest offset: the guest reads foreign data.",
     "The right value is the guest offset itself.",
 )
 RAW_UNMAPPED = remark(
-    "T225", "raw-data-unmapped", "L2 table", Severity.WARNING, MANUAL,
+    "T225",
+    "raw-data-unmapped",
+    "L2 table",
+    Severity.WARNING,
+    MANUAL,
     "{clusters} guest clusters are not mapped although the data file is marked as raw",
     "Read as a raw disk the data file may differ from what the guest sees.",
     "Use the image through its qcow2 file only, or clear the mark with"
     " `qemu-img amend -o data_file_raw=off`.",
 )
 FILE_CUT = error(
-    "T230", "file-cut", "file", METADATA, LOSSY,
+    "T230",
+    "file-cut",
+    "file",
+    METADATA,
+    LOSSY,
     "the file is cut short: at least {missing} bytes are missing behind {host:#x}",
     "What the guest had stored there is gone from this file and reads as zeros.",
     "Look for the rest: a full disk, a copy that was interrupted, another copy of the file."
     " Do not start the machine.",
 )
 FILE_REGROWN = remark(
-    "T231", "file-cut-and-regrown", "file", Severity.NOTE, MANUAL,
+    "T231",
+    "file-cut-and-regrown",
+    "file",
+    Severity.NOTE,
+    MANUAL,
     "{clusters} mapped clusters lie in the hole that ends the file, from {host:#x} on",
     "They read as zeros. That is so when zeros were stored sparsely, and also when the file was"
     " once cut short and has grown again.",
     "If the guest misses data there, look for another copy of the file.",
 )
 LOST_L2 = error(
-    "T232", "lost-l2-table", "L2 table", METADATA, MANUAL,
+    "T232",
+    "lost-l2-table",
+    "L2 table",
+    METADATA,
+    MANUAL,
     "leaked cluster {first} looks like an L2 table that nothing leads to any more: {leads} of its"
     " {used} entries lead to leaked clusters ({where})",
     "Up to {bytes} bytes of guest data hang on it. qemu-img calls them leaks that do no harm, and"
@@ -161,21 +252,33 @@ LOST_L2 = error(
     LOST,
 )
 EMPTIED_L2 = error(
-    "T233", "emptied-l2-table", "L2 table", METADATA, MANUAL,
+    "T233",
+    "emptied-l2-table",
+    "L2 table",
+    METADATA,
+    MANUAL,
     "the L2 table at {host:#x} is all zeros, while {leaked} leaked clusters have lost what led to"
     " them",
     "The table may have been overwritten. The leaked clusters are then the guest's data.",
     LOST,
 )
 LOST_L1 = error(
-    "T234", "lost-l1-table", "L1 table", METADATA, MANUAL,
+    "T234",
+    "lost-l1-table",
+    "L1 table",
+    METADATA,
+    MANUAL,
     "leaked cluster {first} looks like an L1 table that nothing leads to any more: {used} entries,"
     " {leads} of them lead to L2 tables that are leaked or of higher refcount than they should be",
     "It is probably that of a snapshot whose entry was lost or damaged.",
     LOST,
 )
 REUSED = error(
-    "T240", "reused-cluster", "host cluster", Status.REFCOUNTS, MANUAL,
+    "T240",
+    "reused-cluster",
+    "host cluster",
+    Status.REFCOUNTS,
+    MANUAL,
     "host cluster {first} is used by {users} guest clusters",
     "Two guest ranges share storage: a write to one changes the other, and one of them already"
     " reads what belongs to the other.",
@@ -183,19 +286,31 @@ REUSED = error(
     " damage for good.",
 )
 DATA_ON_METADATA = error(
-    "T241", "data-on-metadata", "host cluster", METADATA, MANUAL,
+    "T241",
+    "data-on-metadata",
+    "host cluster",
+    METADATA,
+    MANUAL,
     "host cluster {first} holds {owner}, and guest data leads to it too",
     "The guest reads metadata as its data, and a write by it would destroy the image.",
     "Do not start the machine. " + RESTORE,
 )
 METADATA_ON_METADATA = error(
-    "T242", "metadata-on-metadata", "host cluster", METADATA, MANUAL,
+    "T242",
+    "metadata-on-metadata",
+    "host cluster",
+    METADATA,
+    MANUAL,
     "host cluster {first} is claimed by two structures: {owner}",
     "A write to one of them destroys the other.",
     "Do not start the machine. " + RESTORE,
 )
 L1_OVERLAPPING = error(
-    "T250", "l1-tables-overlap", "L1 table", METADATA, MANUAL,
+    "T250",
+    "l1-tables-overlap",
+    "L1 table",
+    METADATA,
+    MANUAL,
     "the L1 tables of snapshots overlap so much that {skipped} entries were not followed",
     "The snapshot table is damaged. Counts of references are too low.",
     RESTORE,

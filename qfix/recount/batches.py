@@ -7,6 +7,7 @@ import numpy as np
 
 from qfix.arrays import AnyArray, BoolArray, IntArray, Words
 from qfix.image import Image
+from qfix.recount.ahead import ahead
 from qfix.recount.layers import L2Tables
 
 BATCH_BYTES = 1 << 20
@@ -29,24 +30,34 @@ class Batch:
 
 
 def read_batches(image: Image, tables: L2Tables) -> Iterator[Batch]:
-    """Yield all *tables* in batches that keep those of one L1 index together where they fit."""
+    """Yield all *tables* in batches that keep those of one L1 index together where they fit.
+
+    The next batch is read while one is worked on; a batch is valid until the next but one.
+    """
+    if tables.offset.size <= max(1, BATCH_BYTES // image.geometry.cluster_size):
+        return _read(image, tables)
+    return ahead(_read(image, tables))
+
+
+def _read(image: Image, tables: L2Tables) -> Iterator[Batch]:
     size = image.geometry.cluster_size
-    most = max(1, BATCH_BYTES // size)
     total = tables.offset.size
+    most = max(1, min(total, BATCH_BYTES // size))
     offsets = tables.offset.tolist()
-    buffer = np.empty(4 * most * size // 8, np.uint64)
-    ahead = max(1, AHEAD_BYTES // size)
-    _advise(image, offsets[:ahead])
-    start = 0
+    room = min(total, 4 * most) * size // 8
+    buffers = [np.empty(room, np.uint64) for _ in range(4 if total > most else 1)]
+    ahead_tables = max(1, AHEAD_BYTES // size)
+    _advise(image, offsets[:ahead_tables])
+    start = turn = 0
     while start < total:
         end = _batch_end(tables.follows, start, most, total)
-        _advise(image, offsets[start + ahead : end + ahead])
-        words = buffer[: (end - start) * size // 8]
+        _advise(image, offsets[start + ahead_tables : end + ahead_tables])
+        words = buffers[turn % len(buffers)][: (end - start) * size // 8]
         view = memoryview(words).cast("B")
         failed = image.file.read_each(view, offsets[start:end], size)
         words.byteswap(inplace=True)
         yield _shaped(image, tables.part(slice(start, end)), words, failed)
-        start = end
+        start, turn = end, turn + 1
 
 
 def _batch_end(follows: BoolArray, start: int, most: int, total: int) -> int:
@@ -72,11 +83,6 @@ def _advise(image: Image, offsets: list[int]) -> None:
         return
     for offset in offsets:
         image.file.advise(offset, size)
-
-
-def place_of(flat: IntArray, width: int) -> tuple[IntArray, IntArray]:
-    """Return table (row) and index in it of *flat* positions in a batch of tables of *width*."""
-    return flat // width, flat % width
 
 
 def by_row(rows: IntArray, length: int, weights: AnyArray | None = None) -> IntArray:

@@ -38,9 +38,9 @@ def compare(image: Image, tally: Tally, stored: Stored) -> bool:
 
 
 def _copied_disagrees(tally: Tally, chunk: Chunk, values: AnyArray) -> bool:
-    owners = tally.owners[chunk.start : chunk.end]
-    wrong = np.where(values == 1, np.uint8(COPIED_CLEAR), np.uint8(COPIED_SET))
-    wrong &= owners
+    one = (values == 1).view(np.uint8)
+    wrong = one * np.uint8(COPIED_CLEAR - COPIED_SET) + np.uint8(COPIED_SET)
+    wrong &= tally.owners[chunk.start : chunk.end]
     return bool(wrong.any())
 
 

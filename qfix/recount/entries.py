@@ -65,7 +65,7 @@ class Entries:
 def decode(image: Image, batch: Batch) -> Entries:
     """Decode all entries of *batch* that are not zero."""
     geometry = image.geometry
-    width = geometry.l2_entries
+    shift = geometry.l2_entries.bit_length() - 1
     flat = batch.entries.reshape(-1)
     if batch.bitmaps is None:
         used = np.flatnonzero(flat)
@@ -87,7 +87,15 @@ def decode(image: Image, batch: Batch) -> Entries:
     if compressed.any():
         offset, length = _descriptors(geometry.cluster_bits, entry, compressed, offset, length)
     return Entries(
-        used // width, used % width, entry, bitmap, compressed, standard, zero, offset, length
+        used >> shift,
+        used & (geometry.l2_entries - 1),
+        entry,
+        bitmap,
+        compressed,
+        standard,
+        zero,
+        offset,
+        length,
     )
 
 

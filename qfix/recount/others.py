@@ -52,7 +52,9 @@ def table_fits(image: Image, bitmap: bitmaps.Bitmap) -> bool:
     end = entry.bitmap_table_offset + entry.bitmap_table_size * ENTRY_SIZE
     most = min(bitmaps.MAX_TABLE_ENTRIES, bitmaps.MAX_STORED_BYTES // size)
     aligned = entry.bitmap_table_offset % size == 0 and entry.bitmap_table_offset > 0
-    return aligned and 0 < entry.bitmap_table_size <= most and end < image.geometry.file_length + size
+    return (
+        aligned and 0 < entry.bitmap_table_size <= most and end < image.geometry.file_length + size
+    )
 
 
 def _claim_bitmap(image: Image, tally: Tally, bitmap: bitmaps.Bitmap) -> None:

@@ -90,6 +90,7 @@ class Tally:
     end_cluster: int = 0
     stored_end: int = 0
     leads_outside: bool = False
+    clashed: bool = False
     empty_tables: list[int] = field(default_factory=list)
     _extents: list[tuple[IntArray, IntArray, Kind, IntArray]] = field(default_factory=list)
 
@@ -137,17 +138,19 @@ class Tally:
         end = first + count
         self.size = max(self.size, end)
         owners = self.owners[first:end]
-        if owners.any():
-            owners[(owners & _rivals(bits)) != 0] |= CLASH
-            owners |= np.uint8(bits)
-            self._make_room(int(self.counted[first:end].max()) + times)
-            self.counted[first:end] += self.counted.dtype.type(times)
-        else:
+        if not owners.any():
             owners[:] = bits
             self._make_room(times)
             self.counted[first:end] = times
+            return
+        clash = (owners & _rivals(bits)) != 0
+        self.clashed |= bool(clash.any())
+        owners[clash] |= CLASH
+        owners |= np.uint8(bits)
+        self._make_room(int(self.counted[first:end].max()) + times)
+        self.counted[first:end] += self.counted.dtype.type(times)
 
-    def claim_each(self, clusters: IntArray, times: int, bits: int, *, fresh: bool = True) -> None:
+    def claim_each(self, clusters: AnyArray, times: int, bits: int, *, fresh: bool = True) -> None:
         """Count *times* references to each of *clusters*, which may repeat and have any order.
 
         *fresh* ones are by an owner that was not met before: such a claim on a cluster that
@@ -155,17 +158,31 @@ class Tally:
         """
         if not clusters.size:
             return
-        ordered = np.sort(clusters)
-        starts = _distinct_starts(ordered)
-        distinct = ordered[starts]
-        repeats = np.diff(np.append(starts, ordered.size))
-        self.size = max(self.size, int(distinct[-1]) + 1)
+        ordered = np.sort(clusters.astype(np.int32))
+        self.size = max(self.size, int(ordered[-1]) + 1)
+        repeated = ordered[1:] == ordered[:-1]
+        if repeated.any():
+            starts = np.concatenate(([0], np.flatnonzero(~repeated) + 1))
+            self._claim_distinct(
+                ordered[starts], np.diff(np.append(starts, ordered.size)), times, bits, fresh=fresh
+            )
+        elif self.owners[ordered].any():
+            self._claim_distinct(ordered, np.ones(1, np.int64), times, bits, fresh=fresh)
+        else:
+            self._make_room(times)
+            self.owners[ordered] = bits
+            self.counted[ordered] = times
+
+    def _claim_distinct(
+        self, distinct: AnyArray, repeats: IntArray, times: int, bits: int, *, fresh: bool
+    ) -> None:
         before = self.owners[distinct]
         after = before | np.uint8(bits)
         if fresh:
             clash = (before & _rivals(bits)) != 0
             if not bits & COMPRESSED:
                 clash |= repeats > 1
+            self.clashed |= bool(clash.any())
             after[clash] |= CLASH
         self.owners[distinct] = after
         counts = self.counted[distinct].astype(np.int64) + repeats * times
@@ -190,7 +207,3 @@ class Tally:
 def _rivals(bits: int) -> np.uint8:
     """Return the owner bits that a new owner of *bits* can't share a cluster with."""
     return np.uint8(CLAIMED & ~COMPRESSED if bits & COMPRESSED else CLAIMED)
-
-
-def _distinct_starts(ordered: IntArray) -> IntArray:
-    return np.concatenate(([0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1))

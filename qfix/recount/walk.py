@@ -4,7 +4,7 @@ import numpy as np
 
 from qfix.arrays import BoolArray, IntArray
 from qfix.image import Image
-from qfix.layout.tables import COPIED, OFFSET_MASK
+from qfix.layout.tables import OFFSET_MASK
 from qfix.problems import header as header_problems
 from qfix.problems import tables as problems
 from qfix.problems.model import Problem
@@ -12,19 +12,18 @@ from qfix.recount.batches import Batch, by_row, read_batches
 from qfix.recount.entries import Entries, decode
 from qfix.recount.faults import find_faults
 from qfix.recount.layers import L2Tables
+from qfix.recount.plain import count_plain, note_empty, owner_bits
 from qfix.recount.tally import (
     ACTIVE,
     COMPRESSED,
     COPIED_CLEAR,
     COPIED_SET,
     DATA,
-    INACTIVE,
     EntryStatistics,
     Tally,
 )
 
 U = np.uint64
-MOST_RUNS = 256
 
 
 def walk_l2_tables(image: Image, tally: Tally, tables: L2Tables) -> None:
@@ -32,18 +31,11 @@ def walk_l2_tables(image: Image, tally: Tally, tables: L2Tables) -> None:
     for batch in read_batches(image, tables):
         if batch.failed:
             _report_unreadable(image, tally, batch)
-        _note_empty(tally, image, batch)
         together = batch.tables.follows.copy()
         together[:-1] |= batch.tables.follows[1:]
         for part in (batch.part(~together), batch.part(together)) if together.any() else (batch,):
-            if part.tables.offset.size and not _count_runs(image, tally, part):
+            if part.tables.offset.size and not count_plain(image, tally, part):
                 _count_entries(image, tally, part)
-
-
-def owner_bits(tables: L2Tables) -> IntArray:
-    """Return the layers bits (active, inactive) of the owners of each table's clusters."""
-    active = np.where(tables.active_visits > 0, ACTIVE, 0)
-    return active | np.where(tables.snapshot_visits > 0, INACTIVE, 0)
 
 
 def _report_unreadable(image: Image, tally: Tally, batch: Batch) -> None:
@@ -58,113 +50,9 @@ def _report_unreadable(image: Image, tally: Tally, batch: Batch) -> None:
     )
 
 
-def _note_empty(tally: Tally, image: Image, batch: Batch) -> None:
-    """Note active tables of the disk (not of VM state) that hold nothing at all."""
-    tables = batch.tables
-    suspects = (tables.active_visits > 0) & (tables.index < image.geometry.needed_l1_entries)
-    suspects &= ~batch.entries.any(axis=1)
-    if batch.bitmaps is not None:
-        suspects &= ~batch.bitmaps.any(axis=1)
-    suspects[batch.failed] = False
-    tally.empty_tables.extend(tables.offset[suspects].tolist())
-
-
-def _count_runs(image: Image, tally: Tally, batch: Batch) -> bool:
-    """Count a batch of sound tables whose clusters lie in few contiguous runs.
-
-    Returns False, nothing counted, where it is not such a batch.
-    """
-    geometry = image.geometry
-    if geometry.data_file or batch.tables.follows.any() or batch.tables.several.any():
-        return False
-    if batch.bitmaps is not None and not _plain_bitmaps(batch):
-        return False
-    flat = batch.entries.reshape(-1)
-    used = np.full(batch.tables.offset.size, geometry.l2_entries)
-    if not flat.all():
-        used = np.count_nonzero(batch.entries, axis=1)
-        flat = flat[flat != 0]
-    if not flat.size:
-        _add_statistics(tally, batch.tables, used, np.zeros_like(used), geometry.l2_entries)
-        return True
-    breaks = np.flatnonzero(flat[1:] - flat[:-1] != U(geometry.cluster_size)) + 1
-    if breaks.size > MOST_RUNS:
-        return False
-    borders = np.cumsum(used)
-    rows = np.searchsorted(borders, breaks, "right")
-    inner = by_row(rows[~np.isin(breaks, borders)], used.size)
-    if not _uniform(batch.tables):
-        breaks = np.union1d(breaks, borders[(borders > 0) & (borders < flat.size)])
-    starts = np.concatenate(([0], breaks))
-    counts = np.diff(np.append(starts, flat.size))
-    heads = flat[starts]
-    offsets = (heads & U(OFFSET_MASK)).astype(np.int64)
-    if not _sound_runs(image, heads, offsets, counts):
-        return False
-    _claim_runs(image, tally, batch.tables, starts, heads, counts, borders)
-    _add_statistics(tally, batch.tables, used, inner, geometry.l2_entries)
-    return True
-
-
-def _plain_bitmaps(batch: Batch) -> bool:
-    """Tell whether no subcluster bitmap contradicts itself or its entry."""
-    assert batch.bitmaps is not None
-    contradict = batch.bitmaps & (batch.bitmaps >> U(32)) & U(0xFFFFFFFF)
-    homeless = (batch.entries == 0) & ((batch.bitmaps & U(0xFFFFFFFF)) != 0)
-    return not contradict.any() and not homeless.any()
-
-
-def _uniform(tables: L2Tables) -> bool:
-    """Tell whether all tables are visited equally often by the same layers."""
-    first = (tables.active_visits[0], tables.snapshot_visits[0])
-    return bool(
-        (tables.active_visits == first[0]).all() and (tables.snapshot_visits == first[1]).all()
-    )
-
-
-def _sound_runs(image: Image, heads: object, offsets: IntArray, counts: IntArray) -> bool:
-    size = image.geometry.cluster_size
-    plain = np.asarray(heads, np.uint64) & U(~(OFFSET_MASK | COPIED) & (1 << 64) - 1)
-    last = offsets + (counts - 1) * size
-    sound = (plain == 0) & (offsets > 0) & (offsets % size == 0)
-    return bool((sound & (last < image.geometry.file_length)).all())
-
-
-def _claim_runs(
-    image: Image,
-    tally: Tally,
-    tables: L2Tables,
-    starts: IntArray,
-    heads: object,
-    counts: IntArray,
-    borders: IntArray,
-) -> None:
-    words = np.asarray(heads, np.uint64)
-    first = ((words & U(OFFSET_MASK)) >> U(image.geometry.cluster_bits)).tolist()
-    copied = (words >> U(63)).tolist()
-    row = np.searchsorted(borders, starts, "right")
-    layers = owner_bits(tables)[row].tolist()
-    times = tables.visits[row].tolist()
-    for at, count in enumerate(counts.tolist()):
-        bits = DATA | layers[at]
-        if bits & ACTIVE:
-            bits |= COPIED_SET if copied[at] else COPIED_CLEAR
-        tally.claim_run(first[at], count, times[at], bits)
-
-
-def _add_statistics(
-    tally: Tally, tables: L2Tables, used: IntArray, fragmented: IntArray, width: int
-) -> None:
-    active = tables.active_visits
-    tally.statistics.allocated += int((used * active).sum())
-    tally.statistics.fragmented += int((fragmented * active).sum())
-    for visits, counts in zip((active, tables.snapshot_visits), tally.statistics.l2, strict=True):
-        counts.used += int((used * visits).sum())
-        counts.unused += int(((width - used) * visits).sum())
-
-
 def _count_entries(image: Image, tally: Tally, batch: Batch) -> None:
     """Count any batch, entry by entry, all at once."""
+    note_empty(image, tally, batch, np.count_nonzero(batch.entries, axis=1))
     entries = decode(image, batch)
     visits = batch.tables.visits[entries.row]
     standard = _check_entries(image, tally, batch, entries, visits)

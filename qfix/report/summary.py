@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from qfix.examine import Diagnosis
     from qfix.recount.tally import EntryStatistics, Tally
 
-SPACE_STEP = 1 << 22
+SPACE_STEP = 1 << 18
 
 
 def qemu_counts(diagnosis: Diagnosis) -> dict[str, int]:
@@ -48,21 +48,22 @@ def space(tally: Tally) -> Space:
 
     from qfix.recount.tally import ACTIVE, COMPRESSED, DATA, INACTIVE, METADATA  # noqa: PLC0415
 
-    counts = np.zeros(256, np.int64)
+    active_only = snapshots_only = shared = metadata = used = 0
     for start in range(0, tally.size, SPACE_STEP):
-        part = tally.owners[start : min(start + SPACE_STEP, tally.size)]
-        counts += np.bincount(part, minlength=256)
-    kinds = np.arange(256)
-    data = (kinds & (DATA | COMPRESSED)) != 0
-    active, inactive = (kinds & ACTIVE) != 0, (kinds & INACTIVE) != 0
-    used = int(counts[(kinds & (DATA | COMPRESSED | METADATA)) != 0].sum())
-    return Space(
-        int(counts[data & active & ~inactive].sum()),
-        int(counts[data & ~active & inactive].sum()),
-        int(counts[data & active & inactive].sum()),
-        int(counts[~data & ((kinds & METADATA) != 0)].sum()),
-        max(0, tally.end_cluster - used),
-    )
+        owners = tally.owners[start : min(start + SPACE_STEP, tally.size)]
+        data = (owners & (DATA | COMPRESSED)) != 0
+        taken = int(np.count_nonzero(data))
+        inactive = int(np.count_nonzero(data & ((owners & INACTIVE) != 0)))
+        both = owners & (ACTIVE | INACTIVE) == ACTIVE | INACTIVE if inactive else None
+        common = 0 if both is None else int(np.count_nonzero(data & both))
+        claimed = int(np.count_nonzero(owners & (DATA | COMPRESSED | METADATA)))
+        active_only += taken - inactive
+        snapshots_only += inactive - common
+        shared += common
+        metadata += claimed - taken
+        used += claimed
+    free = max(0, tally.end_cluster - used)
+    return Space(active_only, snapshots_only, shared, metadata, free)
 
 
 def entry_counts(counts: EntryStatistics) -> dict[str, int]:

@@ -67,7 +67,10 @@ def looked_at(diagnosis: Diagnosis) -> Iterator[tuple[str, object]]:
     geometry, tally = image.geometry, made.tally
     size = geometry.cluster_size
     width = 1 << geometry.refcount_order
-    yield "format", f"qcow2 version {image.header.version}, {human(size)} clusters, {width}-bit refcounts"
+    yield (
+        "format",
+        f"qcow2 version {image.header.version}, {human(size)} clusters, {width}-bit refcounts",
+    )
     yield "virtual size", f"{human(geometry.virtual_size)} ({geometry.virtual_size} bytes)"
     yield "file size", f"{human(geometry.file_size)} ({geometry.file_size} bytes)"
     tables = int(made.tables.offset.size)
