@@ -235,7 +235,7 @@ class Qcow2:
         self.map(guest, Entry(0))
         start = self.packed
         room = -start % self.cluster_size
-        if not room or len(payload) > room and self.next * self.cluster_size != start + room:
+        if not room or (len(payload) > room and self.next * self.cluster_size != start + room):
             start, room = self.next * self.cluster_size, 0
         end = start + len(payload)
         self.next = max(self.next, self.clusters(end))

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 from corpus_bases import BESIDE, DATA_FILE
 from corpus_bitmaps import BITMAP_CASES
 from corpus_header import HEADER_CASES
+from corpus_names import NAME_CASES
 from corpus_ok import OK_CASES
 from corpus_refcounts import REFCOUNT_CASES
+from corpus_shared import SHARED_CASES
 from corpus_snapshots import SNAPSHOT_CASES
 from corpus_tables import TABLE_CASES
 
@@ -27,10 +29,13 @@ if TYPE_CHECKING:
 
     from corpus_case import Case
 
+TIMEOUT_S = 30
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 CASES = (
     *HEADER_CASES,
+    *NAME_CASES,
     *TABLE_CASES,
+    *SHARED_CASES,
     *REFCOUNT_CASES,
     *SNAPSHOT_CASES,
     *BITMAP_CASES,
@@ -77,8 +82,13 @@ def lay_out(case: Case, folder: Path) -> Path:
 
 def ask_qemu(path: Path) -> str:
     """Return what ``qemu-img check`` says, in the form of `Case.qemu`."""
-    command = ("qemu-img", "check", "-f", "qcow2", "--output=json", str(path))
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+    command = ("qemu-img", "check", "-f", "qcow2", "--output=json", path.name)
+    try:
+        done = subprocess.run(
+            command, cwd=path.parent, capture_output=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "no answer"
     if done.returncode in {0, 2, 3}:
         said = json.loads(done.stdout)
         return f"{done.returncode} {said.get('corruptions', 0)}/{said.get('leaks', 0)}"
@@ -88,9 +98,11 @@ def ask_qemu(path: Path) -> str:
 def disagreements() -> Iterator[str]:
     """Yield a line for every case of which qemu-img says something else than the table."""
     for case in CASES:
+        if case.qemu == "-":
+            continue
         with tempfile.TemporaryDirectory() as folder:
             said = ask_qemu(lay_out(case, Path(folder)))
-        if case.qemu not in {"-", said}:
+        if said != case.qemu:
             yield f"{case.name}: qemu-img says {said}, the table {case.qemu}"
 
 

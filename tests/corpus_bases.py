@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from build import Picture
 
 K = 1 << 10
+FEATURE = b"\0\0dirty bit".ljust(48, b"\0")
 DATA_FILE = b"guest.raw"
-REMOTE = b"nbd://example.com/disk"
+REMOTE = b"nbd+unix:///disk?socket=/nonexistent"
 BESIDE = b"about"
 """A name that every folder of the corpus has a file of."""
 
@@ -59,23 +60,23 @@ def with_snapshots(**options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
     Active: 13 L2 table, 5 11 14 8 data. 15 is the snapshot table.
     """
     image = described(**options)
-    v2 = {"extra": b""} if image.version < 3 else {}
-    image.snapshot("1", "monday", **v2)
+    extra = b"" if image.version < 3 else None
+    image.snapshot("1", "monday", extra=extra)
     image.write(1, "tuesday's ")
-    image.snapshot("2", "tuesday", **v2)
+    image.snapshot("2", "tuesday", extra=extra)
     image.write(2, "wednesday's ")
     return finish(image)
 
 
 def one_snapshot(id_str: str = "1", name: str = "one", **options: Any) -> Picture:  # noqa: ANN401 - of Qcow2.snapshot
-    """A snapshot that shares everything: 9 its L1 table, 10 the snapshot table."""
+    """With a snapshot that shares everything: 9 its L1 table, 10 the snapshot table."""
     image = described()
     image.snapshot(id_str, name, **options)
     return finish(image)
 
 
 def two_snapshots(first: tuple[str, str], second: tuple[str, str]) -> Picture:
-    """Two snapshots (id, name) that share everything: 9 and 10 L1 tables, 11 snapshot table."""
+    """With two snapshots (id, name) that share all: 9 and 10 L1 tables, 11 snapshot table."""
     image = described()
     image.snapshot(*first)
     image.snapshot(*second)
@@ -91,7 +92,7 @@ def compressed(**options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
 
 
 def extended(*, packed: bool = False, **options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
-    """Extended L2 entries, 16 KiB clusters: 4 L2 table, 5 data, cut behind its first sector."""
+    """With extended L2 entries, 16 KiB clusters: 4 L2 table, 5 data, cut behind a sector."""
     image = Qcow2(size=1 << 20, cluster_bits=14, extended=True, **options)
     image.write(0)
     image.zero(1)
@@ -148,7 +149,7 @@ def four_bit_blocks() -> Picture:
 
 
 def vm_state() -> Picture:
-    """A snapshot with a VM state behind the end of the disk, no longer in the active tables."""
+    """With a snapshot that has a VM state, which is no longer in the active tables."""
     image = described(l1_size=3)
     image.write(128, "registers ")
     image.snapshot("1", "running", vm_state_size=512)
@@ -157,7 +158,7 @@ def vm_state() -> Picture:
 
 
 def many_kinds() -> Picture:
-    """Data, zero clusters with and without a host cluster, a free cluster, two L2 tables."""
+    """With data, zero clusters with and without a host cluster, a free cluster, two L2 tables."""
     image = described()
     image.zero(4)
     image.write(6, flags=1)

@@ -162,6 +162,13 @@ ENTRIES = (
         "6 B616@0",
         "1",
     ),
-    Case("bitmap-name-empty", "a bitmap has no name", lambda: with_bitmap(""), {}, "6 B617@0", "1"),
+    Case(
+        "bitmap-name-empty",
+        "a bitmap has no name",
+        lambda: with_bitmap(""),
+        {},
+        "6 B617@0",
+        "0 0/0",
+    ),
 )
 BITMAP_CASES = (*EXTENSION, *ENTRIES)

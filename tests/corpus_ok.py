@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from build import FEATURE_NAMES, Qcow2
 from build_write import deflate, finish
 from corpus_bases import (
+    FEATURE,
     K,
     compressed,
     described,
@@ -25,7 +26,6 @@ from corpus_bases import (
     zstd,
 )
 from corpus_case import Case
-from corpus_header import FEATURE
 
 if TYPE_CHECKING:
     from build import Picture

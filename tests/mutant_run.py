@@ -47,6 +47,7 @@ MEMORY_LIMIT = 1 << 30
 QEMU_TIME_LIMIT_S = 10
 QEMU_MEMORY_LIMIT = 2 << 30
 FILE_LIMIT = 8 << 30
+FILES_LIMIT = 128
 
 
 class HangError(BaseException):
@@ -87,6 +88,7 @@ def set_limits() -> None:
     """Bound what this process and its children may take, and raise `HangError` on an alarm."""
     _limit(resource.RLIMIT_AS, MEMORY_LIMIT)
     _limit(resource.RLIMIT_FSIZE, FILE_LIMIT)
+    _limit(resource.RLIMIT_NOFILE, FILES_LIMIT)  # ends qemu-img in a loop of backing files
     _limit(resource.RLIMIT_CORE, 0)
     signal.signal(signal.SIGALRM, _on_alarm)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from qfix.arrays import NO_INTS, BoolArray, IntArray, Words, spread
 from qfix.image import Image
-from qfix.layout.tables import ALLOC_BITS, COMPRESSED, L2_RESERVED, OFFSET_MASK, descriptor_bits
+from qfix.layout.tables import ALLOC_BITS, COMPRESSED, COPIED, L2_RESERVED, OFFSET_MASK, descriptor_bits
 from qfix.problems import Findings
 from qfix.problems import refcounts as refcount_problems
 from qfix.problems import tables as problems
@@ -40,13 +40,15 @@ class Excess:
 class Suspects:
     """Leaked clusters that read as tables: their entries' targets, tables by entries.
 
-    `target` is the host cluster that an entry leads to, -1 where it leads nowhere.
+    `target` is the host cluster that an entry leads to, -1 where it leads nowhere. `flagged` ones
+    have an entry with the COPIED or compressed flag, which no other kind of table has.
     """
 
     cluster: IntArray
     target: IntArray
     used: IntArray
     leads: IntArray
+    flagged: BoolArray
 
 
 def leaks_are_not_lost_tables(image: Image, made: Recount) -> Iterator[Findings]:
@@ -59,6 +61,8 @@ def leaks_are_not_lost_tables(image: Image, made: Recount) -> Iterator[Findings]
     suspects = _suspects(image, clusters, higher)
     found = (suspects.leads > 0) & (2 * suspects.leads >= suspects.used)
     l1 = found & _look_like_l1(made, suspects, found)
+    if image.bitmaps_extension or not image.header.nb_snapshots:
+        found &= suspects.flagged | l1
     explained = suspects.target[found]
     explained = np.concatenate((suspects.cluster[found], explained[explained >= 0]))
     yield from _report_l1(image, suspects, l1)
@@ -80,24 +84,25 @@ def _excess(made: Recount, *kinds: object) -> Excess:
 def _suspects(image: Image, clusters: IntArray, higher: Excess) -> Suspects:
     size, bits = image.geometry.cluster_size, image.geometry.cluster_bits
     head = min(size, HEAD_BYTES)
-    survivors = [cluster[good] for cluster, _, good in _read(image, clusters, head)]
+    survivors = [cluster[good] for cluster, _, good, _ in _read(image, clusters, head)]
     pieces: list[tuple[IntArray, ...]] = []
-    for cluster, target, good in _read(image, np.concatenate(survivors), size):
+    for cluster, target, good, flagged in _read(image, np.concatenate(survivors), size):
         to = np.where(target >= 0, target >> bits, -1)
         used = (to >= 0).sum(axis=1)
         leads = (higher.holds(to) & (to >= 0)).sum(axis=1)
         good &= leads > 0
         if good.any():
-            pieces.append((cluster[good], to[good], used[good], leads[good]))
+            pieces.append((cluster[good], to[good], used[good], leads[good], flagged[good]))
     if not pieces:
-        return Suspects(NO_INTS, np.zeros((0, 0), np.int64), NO_INTS, NO_INTS)
+        return Suspects(NO_INTS, np.zeros((0, 0), np.int64), NO_INTS, NO_INTS, np.zeros(0, bool))
     return Suspects(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
 
 
 def _read(
     image: Image, clusters: IntArray, length: int
-) -> Iterator[tuple[IntArray, IntArray, BoolArray]]:
-    """Yield (clusters, byte offsets that their entries lead to, whether all entries are possible).
+) -> Iterator[tuple[IntArray, IntArray, BoolArray, BoolArray]]:
+    """Yield (clusters, byte offsets that their entries lead to, whether all entries are possible,
+    whether one has a flag that only L1 and L2 entries have).
 
     Only the first *length* bytes of each cluster are read.
     """
@@ -111,7 +116,7 @@ def _read(
         yield part, *_targets(image, words)
 
 
-def _targets(image: Image, words: Words) -> tuple[IntArray, BoolArray]:
+def _targets(image: Image, words: Words) -> tuple[IntArray, BoolArray, BoolArray]:
     geometry = image.geometry
     possible = np.ones(words.shape[0], np.bool_)
     entry = words
@@ -125,7 +130,8 @@ def _targets(image: Image, words: Words) -> tuple[IntArray, BoolArray]:
     sound = packed | ((entry & U(L2_RESERVED)) == 0) & (offset % geometry.cluster_size == 0)
     sound &= place < geometry.file_length
     possible &= sound.all(axis=1)
-    return np.where(place > 0, place, -1), possible
+    flagged = ((entry & U(COPIED | COMPRESSED)) != 0).any(axis=1)
+    return np.where(place > 0, place, -1), possible, flagged
 
 
 def _look_like_l1(made: Recount, suspects: Suspects, found: BoolArray) -> BoolArray:

@@ -317,11 +317,11 @@ EXTENSION_OVERRUN = error(
     "QEMU does not open the image; extensions behind this one can't be read.",
     HEX_EDIT,
 )
-EXTENSION_DOUBLE = remark(
+EXTENSION_DOUBLE = error(
     "H131",
     "extension-double",
     "header extension",
-    WARNING,
+    METADATA,
     MANUAL,
     "a second header extension of the kind {magic:#010x} ({kind})",
     "Programs may go by the first or by the last one.",

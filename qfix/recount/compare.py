@@ -32,7 +32,7 @@ def compare(image: Image, tally: Tally, stored: Stored) -> bool:
         seen.copied_wrong |= _copied_disagrees(tally, chunk, values)
         if chunk.stored is not None:
             _find_differences(seen, chunk, chunk.stored)
-    tally.end_cluster = max(seen.last_stored, _last_counted(tally, stored)) + 1
+    tally.end_cluster = max(seen.last_stored, _last_counted(tally, stored), 0) + 1
     _report_rest(seen)
     return seen.copied_wrong
 
@@ -72,8 +72,7 @@ def _report_missing(seen: Comparison, cluster: IntArray) -> None:
     seen.unreached += int((cluster >= seen.stored.reach).sum())
     block = cluster[cluster < seen.stored.reach] // per
     blocks, used = np.unique(block, return_counts=True)
-    place = seen.image.header.refcount_table_offset
-    host = place + blocks * 8
+    host = seen.stored.position + blocks * 8
     seen.tally.found.add(problems.BLOCK_MISSING, first=blocks, used=used, host=host, fold=blocks)
 
 
@@ -113,7 +112,7 @@ def _report_rest(seen: Comparison) -> None:
             problems.TABLE_TOO_SMALL,
             first=[stored.reach],
             used=seen.unreached,
-            host=seen.image.header.refcount_table_offset,
+            host=stored.position,
         )
     blocks, offsets = stored.unread()
     tally.found.add(

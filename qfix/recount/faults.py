@@ -4,17 +4,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qfix.arrays import BoolArray
+from qfix.arrays import BoolArray, IntArray
 from qfix.image import Image
 from qfix.problems import tables as problems
 from qfix.problems.model import Problem
 from qfix.recount.entries import Entries
 
-Fault = tuple[Problem, BoolArray, int]
+Fault = tuple[Problem, BoolArray, IntArray | int]
 
 
 def find_faults(image: Image, entries: Entries) -> Iterator[Fault]:
-    """Yield (problem, which entries have it, corruptions that qemu-img check counts for one)."""
+    """Yield (problem, which entries have it, corruptions that qemu-img check counts)."""
     yield problems.L2_RESERVED_BITS, entries.reserved, 1
     if entries.compressed.any():
         yield from _compressed_faults(image, entries)
@@ -41,11 +41,12 @@ def _standard_faults(image: Image, entries: Entries) -> Iterator[Fault]:
     size = image.geometry.cluster_size
     unaligned = entries.standard & (entries.offset % size != 0)
     holds_data = (entries.alloc != 0) if image.geometry.extended else ~entries.zero
-    yield problems.L2_UNALIGNED, unaligned & holds_data, 1
-    yield problems.L2_PREALLOCATED_UNALIGNED, unaligned & ~holds_data, 1
-    if image.geometry.data_file:
-        return
     outside = entries.standard & (entries.offset >= image.geometry.file_length)
+    if image.geometry.data_file:
+        outside[:] = False
+    counted = 1 + outside.astype(np.int64)
+    yield problems.L2_UNALIGNED, unaligned & holds_data, counted
+    yield problems.L2_PREALLOCATED_UNALIGNED, unaligned & ~holds_data, counted
     yield problems.L2_OUTSIDE_FILE, outside & ~unaligned, 1
 
 

@@ -96,8 +96,8 @@ def _nonzero_entries(
     columns: list[tuple[Words, IntArray, IntArray, IntArray, IntArray]] = []
     skipped = 0
     for (offset, size, active), (layer, weight) in tables.items():
-        if not 0 <= offset < image.geometry.file_length:
-            words = np.zeros(0, np.uint64)
+        if offset >= image.geometry.file_length:
+            offset, words = 0, np.zeros(0, np.uint64)
         elif size > budget:
             skipped += size
             continue

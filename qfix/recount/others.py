@@ -46,15 +46,12 @@ def claim_bitmaps(image: Image, tally: Tally) -> None:
 
 
 def table_fits(image: Image, bitmap: bitmaps.Bitmap) -> bool:
-    """Tell whether a bitmap's table is where one can be."""
+    """Tell whether a bitmap's table is where one could be, if the file were long enough."""
     entry = bitmap.entry
     size = image.geometry.cluster_size
-    end = entry.bitmap_table_offset + entry.bitmap_table_size * ENTRY_SIZE
     most = min(bitmaps.MAX_TABLE_ENTRIES, bitmaps.MAX_STORED_BYTES // size)
     aligned = entry.bitmap_table_offset % size == 0 and entry.bitmap_table_offset > 0
-    return (
-        aligned and 0 < entry.bitmap_table_size <= most and end < image.geometry.file_length + size
-    )
+    return aligned and 0 < entry.bitmap_table_size <= most
 
 
 def _claim_bitmap(image: Image, tally: Tally, bitmap: bitmaps.Bitmap) -> None:

@@ -48,6 +48,8 @@ def count_plain(image: Image, tally: Tally, batch: Batch) -> bool:
         claim = _claim_runs if breaks.size <= MOST_RUNS else _claim_all
         if not claim(image, tally, plain):
             return False
+        offset = flat & U(OFFSET_MASK)
+        breaks = breaks[offset[breaks] - offset[breaks - 1] != U(geometry.cluster_size)]
         rows = np.searchsorted(plain.borders, breaks, "right")
         jumps = by_row(rows[~np.isin(breaks, plain.borders)], used.size)
         _add_statistics(tally, tables, used, jumps, geometry.l2_entries)

@@ -16,11 +16,13 @@ from qfix.recount.tally import METADATA, Kind, Tally
 class Reftable:
     """The refcount table: entries as read, as far as they are in the file (format 4).
 
-    `entries_total` counts those behind the file's end too, which read as zeros.
+    `entries_total` counts those behind the file's end too, which read as zeros; `position` is the
+    table's offset, 0 where it is not in the file.
     """
 
     entry: Words
     entries_total: int
+    position: int
 
     @property
     def offset(self) -> IntArray:
@@ -35,8 +37,8 @@ def read_reftable(image: Image) -> Reftable:
     total = min(length, header.MAX_REFCOUNT_TABLE_BYTES) // ENTRY_SIZE
     offset = head.refcount_table_offset
     if offset >= image.geometry.file_length:
-        return Reftable(np.zeros(0, np.uint64), total)
-    return Reftable(image.table(offset, total), total)
+        return Reftable(np.zeros(0, np.uint64), total, 0)
+    return Reftable(image.table(offset, total), total, offset)
 
 
 def claim_blocks(image: Image, tally: Tally, table: Reftable) -> None:
@@ -48,15 +50,15 @@ def claim_blocks(image: Image, tally: Tally, table: Reftable) -> None:
     cluster = (offset.astype(np.uint64) >> np.uint64(bits)).astype(np.int64)
     outside = ~reserved & ~unaligned & (cluster >= tally.size)
     used = ~reserved & ~unaligned & ~outside & (offset != 0)
-    index = np.flatnonzero(used)
-    behind = index[offset[index] >= image.geometry.file_length]
-    references = _claim_in_order(tally, cluster, np.setdiff1d(index, behind))
+    behind = used & (offset >= image.geometry.file_length)
+    index = np.flatnonzero(used & ~behind)
+    references = _claim_in_order(tally, cluster, index)
     shared = references != 1
     tally.corruptions += int(reserved.sum() + unaligned.sum() + outside.sum() + shared.sum())
-    tally.corruptions += 2 * behind.size
+    tally.corruptions += int(behind.sum() + (tally.counted[cluster[behind]] != 1).sum())
+    outside |= behind
     _count_entries(tally, table, reserved, unaligned, outside)
-    index = np.setdiff1d(index, behind)
-    place = image.header.refcount_table_offset
+    place = table.position
     covered = image.geometry.refcounts_per_block
     for problem, wrong in (
         (problems.RT_RESERVED_BITS, np.flatnonzero(reserved)),
@@ -90,7 +92,7 @@ def _claim_in_order(tally: Tally, cluster: IntArray, index: IntArray) -> IntArra
     again[order] = np.arange(order.size) - heads
     tally.claim_each(at, 1, METADATA)
     tally.add_extents(at, np.ones_like(at), Kind.REFCOUNT_BLOCK, index)
-    return np.minimum(before + again + 1, tally.geometry.refcount_max)
+    return np.minimum(before + again + 1, min(tally.geometry.refcount_max, 1 << 62))
 
 
 def _count_entries(

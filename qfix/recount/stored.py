@@ -19,6 +19,8 @@ from qfix.recount.refblocks import Reftable
 from qfix.recount.tally import Tally
 
 CHUNK_BYTES = 1 << 18
+MAX_READ = (1 << 63) - (1 << 30)
+"""QEMU does not read behind this offset; what would stand there counts as unreadable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,12 @@ class Chunk:
 class Stored:
     """The refcounts that the blocks hold, compared and looked up."""
 
-    __slots__ = ("_image", "_offsets", "_total", "unreadable_blocks")
+    __slots__ = ("_image", "_offsets", "_total", "position", "unreadable_blocks")
 
     def __init__(self, image: Image, table: Reftable) -> None:
         self._image = image
         self._offsets = table.offset
+        self.position = table.position
         self._total = table.entries_total
         self.unreadable_blocks: set[int] = set()
 
@@ -72,8 +75,8 @@ class Stored:
     def block_offset(self, block: int) -> int | None:
         """Return where a block is, 0 if there is none, None if that can't be read."""
         offset = int(self._offsets[block]) if block < self._offsets.size else 0
-        aligned = offset % self._image.geometry.cluster_size == 0
-        return offset if aligned and block not in self.unreadable_blocks else None
+        placed = offset % self._image.geometry.cluster_size == 0 and 0 <= offset < MAX_READ
+        return offset if placed and block not in self.unreadable_blocks else None
 
     def chunks(self, tally: Tally) -> Iterator[Chunk]:
         """Yield all clusters of *tally*, a chunk of blocks at a time."""
@@ -91,7 +94,7 @@ class Stored:
         """Read blocks into *buffer*, zeros where there is none; return which are readable."""
         size = self._image.geometry.cluster_size
         offsets = self._offsets[block : block + blocks]
-        bad = offsets % size != 0
+        bad = (offsets % size != 0) | (offsets < 0) | (offsets >= MAX_READ)
         if offsets.size == blocks and not bad.any() and (offsets > 0).all():
             wanted = np.arange(blocks)
         else:

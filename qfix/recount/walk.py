@@ -187,7 +187,7 @@ def _check_entries(
     for problem, wrong, counted in faults:
         if not wrong.any():
             continue
-        tally.corruptions += counted * int(visits[wrong].sum())
+        tally.corruptions += int((visits * counted)[wrong].sum())
         _report(image, tally, batch, entries, problem, wrong)
     return entries.standard
 
