@@ -61,7 +61,7 @@ class Head:
     def backing_name(self) -> bytes | None:
         """The backing file name, None if there is none or it is not inside the header cluster."""
         head = self.header
-        if head is None or not head.backing_file_offset:
+        if head is None or not head.backing_file_offset or not head.backing_file_size:
             return None
         end = head.backing_file_offset + head.backing_file_size
         return self.raw[head.backing_file_offset : end] if end <= len(self.raw) else None
@@ -137,7 +137,8 @@ class Image:
         offset = head.snapshots_offset
         if not count or offset % self.geometry.cluster_size or offset > header.MAX_FILE_OFFSET:
             return [], snapshots.TableEnd(0)
-        items = list(snapshots.walk_snapshots(self.file.read, offset, count))
+        inside = self.geometry.file_length - offset
+        items = list(snapshots.walk_snapshots(self.file.read, offset, count, inside))
         found = [item for item in items if isinstance(item, snapshots.Snapshot)]
         ends = [item for item in items if isinstance(item, snapshots.TableEnd)]
         return found, ends[-1]

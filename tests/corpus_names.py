@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from build import BACKING_FORMAT, FEATURE_NAMES
-from build_write import finish
-from corpus_bases import BESIDE, FEATURE, REMOTE, backed, data_file, described, luks, plain
+from corpus_bases import BESIDE, FEATURE, REMOTE, backed, data_file, luks, plain
 from corpus_case import Case
 
 EXTENSIONS = (
@@ -21,7 +20,7 @@ EXTENSIONS = (
         "there are two feature name tables",
         lambda: plain(extensions=[(FEATURE_NAMES, FEATURE)] * 2),
         {},
-        "0 H131@0",
+        "6 H131@1",
     ),
     Case(
         "backing-format-long",
@@ -84,9 +83,9 @@ NAMES = (
     Case(
         "backing-name-long",
         "the backing file name has 1500 bytes",
-        lambda: finish(described(cluster_bits=11)),
+        lambda: plain(cluster_bits=11).put(200, b"long/" * 300),
         {"backing_file_offset": 200, "backing_file_size": 1500},
-        "6 H133@0",
+        "6 H133@0 H136@0 H138@0",
         "1",
     ),
     Case(

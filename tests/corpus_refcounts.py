@@ -101,7 +101,7 @@ REFCOUNTS = (
         "a used cluster lies behind what the refcount table covers",
         lambda: plain(refcount_order=6).resize(8 * 512),
         {"l2[0][3]": 4097 * 512},
-        "4 R301@8 R315@4097 T231@4097",
+        "4 R301@8 R315@4096 T231@8",
         "2 1/1",
         length=2049 * K + 512,
     ),

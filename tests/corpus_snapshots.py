@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from corpus_bases import K, data_file, one_snapshot, plain, two_snapshots, with_snapshots
+from typing import TYPE_CHECKING
+
+from build_write import finish
+from corpus_bases import K, data_file, described, one_snapshot, plain, two_snapshots, with_snapshots
 from corpus_case import Case
+
+if TYPE_CHECKING:
+    from build import Picture
 
 FIRST_LOST = "R301@4 R301@6 R301@9 R303@5 R303@7 R303@8"
 """What leaks when the first of `with_snapshots` is not found."""
 BOTH_LOST = "R301@4 R301@6 R301@7 R301@9x2 R301@12 R303@5 R303@8 R303@11"
+LARGEST_L1 = 4194304
+MANY = 8
 LONG_EXTRA = (0).to_bytes(8, "big") + (64 * K).to_bytes(8, "big") + bytes(1984)
+
+
+def _eight() -> Picture:
+    image = described()
+    for number in range(1, MANY + 1):
+        image.snapshot(str(number), f"snapshot {number}")
+    return finish(image)
+
+
+def _overlapping() -> dict[str, int]:
+    """Make each snapshot's L1 table as large as can be, all in one hole, a cluster apart."""
+    names = [f"snapshot[{index}]." for index in range(MANY)]
+    sizes = {f"{name}l1_size": LARGEST_L1 for name in names}
+    places = {f"{name}l1_table_offset": 16 * K + at * 512 for at, name in enumerate(names)}
+    return sizes | places
+
 
 TABLE = (
     Case(
@@ -190,4 +214,16 @@ TABLES = (
         "2 1/1",
     ),
 )
-SNAPSHOT_CASES = (*TABLE, *ENTRIES, *TABLES)
+OVERLAP = (
+    Case(
+        "snapshot-l1-overlap",
+        "the L1 tables of eight snapshots overlap in a large hole",
+        _eight,
+        _overlapping(),
+        "6 T250@0",
+        "-",
+        at_least=True,
+        length=33 << 20,
+    ),
+)
+SNAPSHOT_CASES = (*TABLE, *ENTRIES, *TABLES, *OVERLAP)

@@ -72,7 +72,6 @@ L1 = (
         {"l1[1]": COPIED | 0x800},
         "6 R302@4x5 T205@1",
         "2 5/0",
-        at_least=True,
     ),
     Case(
         "l1-same-table-4096",
@@ -81,7 +80,6 @@ L1 = (
         {},
         "6 R302@67x5 T205@1x4095",
         "2 5/0",
-        at_least=True,
     ),
     Case(
         "l1-lost",

@@ -10,6 +10,7 @@ import importlib
 import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -41,7 +42,13 @@ FINDING_KEYS = frozenset(
         *("guest-ranges", "message", "command"),
     }
 )
-CONTROL = {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}
+CONTROL = re.compile(r"[^\t\n\x20-\x7e\xa0-\U0010ffff]")
+RUNS = {
+    "check": ("-m", "check", "--output", "json"),
+    "error": ("-m", "error"),
+    "info": ("-m", "info"),
+    "check as text": ("-m", "check"),
+}
 TIME_LIMIT_S = 5.0
 MEMORY_LIMIT = 1 << 30
 QEMU_TIME_LIMIT_S = 10
@@ -69,10 +76,17 @@ class Output:
             yield self.raised
         elif self.status not in IMAGE_STATUSES:
             yield f"status {self.status}: {self.stderr.strip()[-600:]!r}"
-        if "Traceback" in self.stdout + self.stderr:
+        if "Traceback" in self.stdout or "Traceback" in self.stderr:
             yield f"traceback printed: {self.stderr.strip()[-600:]!r}"
-        if CONTROL.intersection(map(ord, self.stdout + self.stderr)):
+        if CONTROL.search(self.stdout) or CONTROL.search(self.stderr):
             yield "control characters in the output"
+
+
+class Sink(io.BytesIO):
+    """What a program wrote, still there when the stream over it is closed."""
+
+    def close(self) -> None:
+        """Keep the bytes."""
 
 
 def load_main() -> Main:
@@ -116,7 +130,7 @@ def _alarm() -> Iterator[None]:
 
 def call(main: Main, *arguments: str) -> Output:
     """Call the program as a shell would, with strict UTF-8 streams that are no terminal."""
-    raw_out, raw_err = io.BytesIO(), io.BytesIO()
+    raw_out, raw_err = Sink(), Sink()
     out = io.TextIOWrapper(raw_out, "utf-8", "strict", write_through=True)
     err = io.TextIOWrapper(raw_err, "utf-8", "backslashreplace", write_through=True)
     status, raised = None, ""
@@ -157,20 +171,15 @@ def place(mutant: Mutant, folder: Path) -> Path:
 def judge(main: Main, mutant: Mutant, path: Path) -> tuple[list[str], dict[str, Any]]:
     """Run all modes on a mutant in its place; return what is wrong and the JSON record."""
     before, beside = path.stat(), sorted(path.parent.iterdir())
-    started = time.perf_counter()
+    outputs, wrong = _run_modes(main, str(path))
+    for run, output in outputs.items():
+        wrong += [f"{run}: {complaint}" for complaint in output.complaints()]
     record: dict[str, Any] = {}
-    mode, wrong = "check", []
     try:
-        with _alarm():
-            for mode, step in (("check", _check), ("error", _error), ("info", _info)):
-                complaints, record = step(main, str(path), record)
-                wrong += [f"{mode}: {complaint}" for complaint in complaints]
-    except HangError as error:
-        wrong.append(f"{mode}: over {TIME_LIMIT_S:g} s, {describe(error)}")
-    else:
-        elapsed = time.perf_counter() - started
-        if elapsed > TIME_LIMIT_S:
-            wrong.append(f"all modes: took {elapsed:.1f} s")
+        record = json.loads(outputs["check"].stdout) if "check" in outputs else {}
+        wrong += _contradictions(record, outputs)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        wrong.append(f"check: bad JSON, {error!r:.300}: {outputs['check'].stdout[-200:]!r}")
     after = path.stat()
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (
         *(after.st_ino, after.st_size, after.st_mtime_ns),
@@ -181,55 +190,53 @@ def judge(main: Main, mutant: Mutant, path: Path) -> tuple[list[str], dict[str, 
     return wrong, record
 
 
+def _run_modes(main: Main, path: str) -> tuple[dict[str, Output], list[str]]:
+    """Run each mode, check as text only where it finds nothing, and complain about the time."""
+    outputs: dict[str, Output] = {}
+    run = ""
+    started = time.perf_counter()
+    try:
+        with _alarm():
+            for run, arguments in RUNS.items():
+                if run != "check as text" or outputs["check"].status == 0:
+                    outputs[run] = call(main, *arguments, path)
+    except HangError as error:
+        return outputs, [f"{run}: over {TIME_LIMIT_S:g} s, {describe(error)}"]
+    elapsed = time.perf_counter() - started
+    return outputs, [f"took {elapsed:.1f} s"] if elapsed > TIME_LIMIT_S else []
+
+
 def _holds(path: Path, mutant: Mutant) -> bool:
     """Tell whether the file still has the mutant's bytes (its hole is not looked at)."""
     with path.open("rb", buffering=0) as file:
         return file.read(len(mutant.data)) == mutant.data
 
 
-def _check(main: Main, path: str, _record: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """Run check as JSON, and as text too where it finds nothing."""
-    output = call(main, "-m", "check", "--output", "json", path)
-    wrong = list(output.complaints())
-    try:
-        record = json.loads(output.stdout)
-        if output.status in IMAGE_STATUSES:
-            wrong += _record_complaints(record, output.status)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return [*wrong, f"bad JSON, {error!r:.300}: {output.stdout[-200:]!r}"], {}
-    if output.status == 0:
-        text = call(main, "-m", "check", path)
-        wrong += text.complaints()
-        if text.status != 0 or CLEAN not in text.stdout:
-            wrong.append(f"clean as JSON, but as text {text.status}: {text.stdout[-200:]!r}")
-    return wrong, record
+def _contradictions(record: dict[str, Any], outputs: dict[str, Output]) -> Iterator[str]:
+    """Yield where the record, the exit statuses and the text do not fit together."""
+    status = outputs["check"].status if "check" in outputs else None
+    if status not in IMAGE_STATUSES:
+        return
+    yield from _record_complaints(record, status)
+    text, error = outputs.get("check as text"), outputs.get("error")
+    if text and (text.status != 0 or CLEAN not in text.stdout):
+        yield f"check: clean as JSON, but as text {text.status}: {text.stdout[-200:]!r}"
+    if error and error.status in IMAGE_STATUSES and error.status != status:
+        yield f"error: status {error.status}, but check gave {status}"
 
 
-def _record_complaints(record: dict[str, Any], status: int | None) -> Iterator[str]:
+def _record_complaints(record: dict[str, Any], status: int) -> Iterator[str]:
     """Yield what is missing in a record or contradicts the exit status."""
     wrong = [key for key in COUNTS if type(record.get(key)) is not int]
     wrong += [key for key in ("filename", "format") if type(record.get(key)) is not str]
     wrong += RECORD_KEYS - record["qfix"].keys()
     if wrong:
-        yield f"JSON without {', '.join(sorted(wrong))}, or of a wrong type"
+        yield f"check: JSON without {', '.join(sorted(wrong))}, or of a wrong type"
     if record["qfix"].get("status") != status:
-        yield f"exit status {status}, but {record['qfix'].get('status')} in JSON"
+        yield f"check: exit status {status}, but {record['qfix'].get('status')} in JSON"
     missing = {key for row in record["qfix"]["findings"] for key in FINDING_KEYS - row.keys()}
     if missing:
-        yield f"finding without {', '.join(sorted(missing))}"
-
-
-def _error(main: Main, path: str, record: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """Run error as text: its status is that of check."""
-    output = call(main, "-m", "error", path)
-    wrong = list(output.complaints())
-    if record and output.status in IMAGE_STATUSES and output.status != record["qfix"]["status"]:
-        wrong.append(f"status {output.status}, but check gave {record['qfix']['status']}")
-    return wrong, record
-
-
-def _info(main: Main, path: str, record: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    return list(call(main, "-m", "info", path).complaints()), record
+        yield f"check: finding without {', '.join(sorted(missing))}"
 
 
 def compare_with_qemu(base: Base, path: Path, record: dict[str, Any]) -> str | None:

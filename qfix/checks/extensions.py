@@ -19,7 +19,7 @@ def extensions_fit(image: Image) -> Iterator[Findings]:
         yield problems.EXTENSIONS_IGNORED.at(0, header_length=head.header_length, offset=offset)
     seen: set[int] = set()
     for index, extension in enumerate(area.extensions):
-        if extension.magic in seen:
+        if extension.magic in seen and extension.magic in extensions.NAMES:
             yield problems.EXTENSION_DOUBLE.at(
                 index, magic=extension.magic, kind=extension.name, host=extension.offset
             )
@@ -30,7 +30,7 @@ def backing_name_fits(image: Image) -> Iterator[Findings]:
     """The backing file's name is in the first cluster, behind the extensions (format 11)."""
     head = image.header
     offset, length = head.backing_file_offset, head.backing_file_size
-    if offset:
+    if offset and length:
         size = image.geometry.cluster_size
         if length > header.MAX_BACKING_NAME:
             yield problems.BACKING_LENGTH.at(0, length=length, host=16)

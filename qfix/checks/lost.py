@@ -7,7 +7,14 @@ import numpy as np
 
 from qfix.arrays import NO_INTS, BoolArray, IntArray, Words, spread
 from qfix.image import Image
-from qfix.layout.tables import ALLOC_BITS, COMPRESSED, COPIED, L2_RESERVED, OFFSET_MASK, descriptor_bits
+from qfix.layout.tables import (
+    ALLOC_BITS,
+    COMPRESSED,
+    COPIED,
+    L2_RESERVED,
+    OFFSET_MASK,
+    descriptor_bits,
+)
 from qfix.problems import Findings
 from qfix.problems import refcounts as refcount_problems
 from qfix.problems import tables as problems
@@ -66,7 +73,7 @@ def leaks_are_not_lost_tables(image: Image, made: Recount) -> Iterator[Findings]
     explained = suspects.target[found]
     explained = np.concatenate((suspects.cluster[found], explained[explained >= 0]))
     yield from _report_l1(image, suspects, l1)
-    yield from _report_l2(image, made, suspects, found & ~l1)
+    yield from _report_l2(image, made, suspects, found & ~l1, suspects.target[l1])
     plain = int((~np.isin(clusters, explained)).sum())
     yield from _report_emptied(image, made, plain)
 
@@ -158,14 +165,14 @@ def _report_l1(image: Image, suspects: Suspects, l1: BoolArray) -> Iterator[Find
 
 
 def _report_l2(
-    image: Image, made: Recount, suspects: Suspects, l2: BoolArray
+    image: Image, made: Recount, suspects: Suspects, l2: BoolArray, l1_targets: IntArray
 ) -> Iterator[Findings]:
     if not l2.any():
         return
     slots = _empty_slots(image, made)
     reach = image.geometry.bytes_per_l1_entry
     guests: list[tuple[int, int, int]] = []
-    where = "for none of the active L1 entries is one missing, so perhaps a snapshot's"
+    where = "no active L1 entry lacks one, so perhaps a snapshot's"
     if slots.size == 1:
         where = f"probably of L1 entry {int(slots[0])}"
         guests = [(0, int(slots[0]) * reach, reach)]
@@ -179,14 +186,18 @@ def _report_l2(
         used=suspects.used[l2],
         leads=suspects.leads[l2],
         bytes=suspects.leads[l2] << image.geometry.cluster_bits,
-        where=[where] * number,
+        where=[
+            "of the lost L1 table" if known else where
+            for known in np.isin(suspects.cluster[l2], l1_targets).tolist()
+        ],
         guests=[guests] * number,
     )
 
 
 def _empty_slots(image: Image, made: Recount) -> IntArray:
     """Return the active L1 entries that lead nowhere; where a snapshot has a table for some of
-    them, only those, for the active layer had one there too."""
+    them, only those, for the active layer had one there too.
+    """
     geometry, entries = image.geometry, made.entries
     taken = (entries.layer == 0) & (entries.target > 0)
     taken &= entries.target < geometry.file_length

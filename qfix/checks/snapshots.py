@@ -27,11 +27,11 @@ def table_is_inside(image: Image) -> Iterator[Findings]:
     elif end.reason:
         lost = min(count, header.MAX_SNAPSHOTS) - len(found)
         yield problems.OVERRUN.at(len(found), [lost], reason=[end.reason], host=offset + end.size)
-    elif not count > header.MAX_SNAPSHOTS and offset + end.size > geometry.file_length:
-        behind = [item for item in found if item.offset >= geometry.file_length]
-        lost = max(1, len(behind))
+    elif count <= header.MAX_SNAPSHOTS and offset + end.size > geometry.file_length:
+        lost = max(1, end.behind)
+        first = min(len(found), count - lost)
         yield problems.OVERRUN.at(
-            len(found) - lost, [lost], reason=["the file ends there"], host=geometry.file_length
+            first, [lost], reason=["the file ends there"], host=geometry.file_length
         )
     if geometry.data_file:
         yield problems.WITH_DATA_FILE.at(0, snapshots=count, host=60)
@@ -49,11 +49,18 @@ def entries_are_whole(image: Image) -> Iterator[Findings]:
 
 def entries_are_not_zero(image: Image) -> Iterator[Findings]:
     """No entry is made of nothing but zeros."""
-    phantoms = [item for item in image.snapshots if _is_phantom(item)]
-    if phantoms:
-        yield problems.PHANTOM.at(
-            [item.index for item in phantoms], host=[item.offset for item in phantoms]
-        )
+    first: list[int] = []
+    count: list[int] = []
+    host: list[int] = []
+    for item in image.snapshots:
+        if not _is_phantom(item):
+            continue
+        if first and item.index == first[-1] + count[-1]:
+            count[-1] += 1
+        else:
+            first, count, host = [*first, item.index], [*count, 1], [*host, item.offset]
+    if first:
+        yield problems.PHANTOM.at(first, count, host=host)
 
 
 def names_are_unique(image: Image) -> Iterator[Findings]:
@@ -97,10 +104,10 @@ def disk_sizes_fit(image: Image) -> Iterator[Findings]:
     reach = image.geometry.bytes_per_l1_entry
     for item in _real(image):
         size, entries = item.disk_size, item.entry.l1_size
-        if size is None or entries > header.MAX_L1_ENTRIES:
+        if size is None or entries > header.MAX_L1_ENTRIES or not item.entry.l1_table_offset:
             continue
         vanished = not size and entries and image.header.size
-        if vanished or -(-size // reach) > entries:
+        if entries and (vanished or -(-size // reach) > entries):
             yield problems.DISK_SIZE.at(
                 item.index, size=size, entries=entries, text=[title(item)], host=item.offset
             )

@@ -65,10 +65,14 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class TableEnd:
-    """Why and where reading a snapshot table ended; `reason` is empty for a whole table."""
+    """Where and why reading a snapshot table ended; `reason` is empty for a whole table.
+
+    `behind` counts the entries that begin behind the file's end: they read as zeros.
+    """
 
     size: int
     reason: str = ""
+    behind: int = 0
 
 
 class Window:
@@ -90,15 +94,21 @@ class Window:
         return self._buffer[at : at + length]
 
 
-def walk_snapshots(read: Reader, base: int, count: int) -> Iterator[Snapshot | TableEnd]:
+def walk_snapshots(
+    read: Reader, base: int, count: int, inside: int
+) -> Iterator[Snapshot | TableEnd]:
     """Yield each entry of the table at *base*, then the TableEnd.
 
-    *read* gives zeros behind the end of the file. Reading ends early, with a reason, where the
+    *read* gives zeros behind the end of the file, which is *inside* bytes from *base*. Reading ends early, with a reason, where the
     table grows beyond what QEMU accepts.
     """
     window = Window(read, base)
     position = end = 0
     for index in range(count):
+        if position >= inside:
+            end = position + (count - index) * SnapshotEntry.codec.size
+            yield TableEnd(end, behind=count - index)
+            return
         entry = SnapshotEntry.decode(window.take(position, SnapshotEntry.codec.size))
         body = position + SnapshotEntry.codec.size
         names = body + entry.extra_data_size

@@ -8,7 +8,7 @@ import click
 
 from qfix.examine import examine
 from qfix.modes.header import header_lines
-from qfix.modes.look import emit, hidden_line, opened, shown
+from qfix.modes.look import emit, hidden_line, opened, say, shown
 from qfix.report import text
 from qfix.report.jsonout import record
 from qfix.report.summary import qemu_counts
@@ -31,8 +31,7 @@ def check(path: str, options: Options) -> Diagnosis:
         elif options.several:
             click.echo(one_line(path, diagnosis))
         else:
-            for line in page(path, diagnosis, findings, options, in_use=in_use):
-                click.echo(line)
+            say(page(path, diagnosis, findings, options, in_use=in_use))
     return diagnosis
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
 from qfix.examine import examine
 from qfix.modes.header import header_lines
-from qfix.modes.look import emit, hidden_line, opened, shown
+from qfix.modes.look import emit, hidden_line, opened, say, shown
 from qfix.report import text
 from qfix.report.jsonout import record
 
@@ -26,8 +24,7 @@ def error(path: str, options: Options) -> Diagnosis:
         if options.json:
             emit(record(path, diagnosis, shown(diagnosis, options), in_use=in_use), options)
         else:
-            for line in listing(path, diagnosis, options):
-                click.echo(line)
+            say(listing(path, diagnosis, options))
     return diagnosis
 
 

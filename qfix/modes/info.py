@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from qfix.examine import inspect
-from qfix.modes.facts import facts, snapshot_rows, bitmap_rows
+from qfix.modes.facts import bitmap_rows, facts, snapshot_rows
 from qfix.modes.header import header_lines, header_rows
-from qfix.modes.look import emit, opened
+from qfix.modes.look import emit, opened, say
 from qfix.report import text
 from qfix.report.rows import as_json
 
@@ -18,6 +16,9 @@ if TYPE_CHECKING:
 
     from qfix.examine import Diagnosis
     from qfix.modes.options import Options
+
+
+MOST_ROWS = 200
 
 
 def info(path: str, options: Options) -> Diagnosis:
@@ -33,8 +34,7 @@ def info(path: str, options: Options) -> Diagnosis:
         if options.json:
             emit(_record(path, diagnosis, told, options), options)
         else:
-            for line in lines(path, diagnosis, told, options):
-                click.echo(line)
+            say(lines(path, diagnosis, told, options))
     return diagnosis
 
 
@@ -68,7 +68,9 @@ def lines(path: str, diagnosis: Diagnosis, told: dict[str, Any], options: Option
 
             yield ""
             yield f"{title}:"
-            yield tabulate.tabulate(rows, headers="keys", disable_numparse=True)
+            yield tabulate.tabulate(rows[:MOST_ROWS], headers="keys", disable_numparse=True)
+            if len(rows) > MOST_ROWS:
+                yield f"... and {len(rows) - MOST_ROWS} more (--output json lists all)"
     if options.header:
         yield ""
         yield from header_lines(diagnosis.head)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +15,7 @@ from qfix.file import open_file
 from qfix.image import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from qfix.examine import Diagnosis
     from qfix.file import ImageFile
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SECTIONS = {"snapshot": "TCSD", "refcount": "R"}
 ALWAYS = "HB"
+LINES_AT_ONCE = 500
 
 
 @contextmanager
@@ -49,6 +51,13 @@ def opened(path: str, options: Options) -> Iterator[tuple[ImageFile, bool]]:
 def note(text: str) -> None:
     """Say something beside the results, on standard error."""
     click.echo(f"qfix: {text}", err=True)
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines on standard output, many at a time."""
+    listed = iter(lines)
+    while block := list(islice(listed, LINES_AT_ONCE)):
+        click.echo("\n".join(block))
 
 
 def emit(record: dict[str, Any], options: Options) -> None:

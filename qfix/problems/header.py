@@ -168,7 +168,7 @@ L1_OUTSIDE = error(
     "header",
     METADATA,
     MANUAL,
-    "the active L1 table ({offset:#x}, {length} bytes) is not inside the file",
+    "the active L1 table ({offset:#x}, {length} bytes) lies on the header or not inside the file",
     "The guest sees an empty disk, or one that ends early; its data is not reached through this"
     " table.",
     "Do not let a repair free leaked clusters: they are the guest's data. " + HEX_EDIT,
@@ -189,7 +189,7 @@ REFTABLE_OUTSIDE = error(
     "header",
     METADATA,
     SAFE,
-    "the refcount table ({offset:#x}, {length} bytes) is not inside the file",
+    "the refcount table ({offset:#x}, {length} bytes) lies on the header or not inside the file",
     "Refcounts read as 0, so a write would overwrite clusters that are in use.",
     "Do not start the machine. Refcounts can be made anew from the tables; no data is lost.",
 )

@@ -170,7 +170,7 @@ PHANTOM = error(
     "snapshot",
     SNAPSHOTS,
     MANUAL,
-    "snapshot table entry {first} is all zeros: no id, no name, no L1 table",
+    "{count} snapshot table entries from {first} on are all zeros: no id, no name, no L1 table",
     "The count in the header is too high, or the table was overwritten.",
     "If the list before it is complete, the count at offset 60 of the header is too high. " + KEEP,
 )

@@ -246,7 +246,7 @@ LOST_L2 = error(
     METADATA,
     MANUAL,
     "leaked cluster {first} looks like an L2 table that nothing leads to any more: {leads} of its"
-    " {used} entries lead to leaked clusters ({where})",
+    " {used} entries lead to clusters whose refcount counts a user that is not found ({where})",
     "Up to {bytes} bytes of guest data hang on it. qemu-img calls them leaks that do no harm, and"
     " its repair frees them.",
     LOST,

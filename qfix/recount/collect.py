@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from qfix.arrays import AnyArray, run_starts
+from qfix.arrays import AnyArray
 from qfix.problems import Findings, Problem
 
 MOST_ROWS = 1 << 18
@@ -72,12 +72,13 @@ def _folded(problem: Problem, columns: dict[str, AnyArray], dropped: int) -> Fin
     order = np.lexsort((columns["first"], layer))
     columns = {name: values[order] for name, values in columns.items()}
     first, count = columns.pop("first"), columns.pop("count")
-    if (count == 1).all():
-        same = [columns[name] for name in ("layer", "fold") if name in columns]
-        starts = run_starts(first, *same)
-        count = np.diff(np.append(starts, first.size))
-        first = first[starts]
-        columns = {name: values[starts] for name, values in columns.items()}
+    breaks = first[1:] != first[:-1] + count[:-1]
+    for name in ("layer", "fold"):
+        if name in columns:
+            breaks |= columns[name][1:] != columns[name][:-1]
+    starts = np.concatenate(([0], np.flatnonzero(breaks) + 1))
+    count = np.add.reduceat(count, starts)
+    first, columns = first[starts], {name: values[starts] for name, values in columns.items()}
     columns.pop("fold", None)
     if "guest_length" in columns:
         columns["guest_length"] = columns["guest_length"] * count

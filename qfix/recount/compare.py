@@ -93,6 +93,7 @@ def _report_runs(seen: Comparison, cluster: IntArray, stored: AnyArray, counted:
             stored=stored[chosen],
             counted=counted[chosen],
             host=first[chosen] * size,
+            fold=(stored[chosen] << np.uint64(32)) ^ counted[chosen],
         )
 
 

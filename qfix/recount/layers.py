@@ -16,7 +16,6 @@ from qfix.recount.tally import (
     COPIED_SET,
     INACTIVE,
     METADATA,
-    EntryStatistics,
     Kind,
     Tally,
 )

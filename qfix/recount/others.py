@@ -1,5 +1,6 @@
 """Claims of everything that is neither a table of the mapping nor a refcount: snapshot table,
-encryption header, bitmaps."""
+encryption header, bitmaps.
+"""
 
 import numpy as np
 
@@ -21,12 +22,13 @@ def claim_snapshot_table(image: Image, tally: Tally) -> None:
     if image.header.version >= 3:
         small = snapshots.MIN_EXTRA_V3
         tally.corruptions += sum(item.entry.extra_data_size < small for item in found)
+        tally.corruptions += end.behind
 
 
 def claim_encryption_header(image: Image, tally: Tally) -> None:
-    """Claim the encryption header (format 9)."""
+    """Claim the encryption header (format 9), whatever the header says of the method."""
     pointer = image.encryption
-    if pointer is not None and image.header.crypt_method == header.CRYPT_LUKS:
+    if pointer is not None:
         tally.claim(pointer.offset, pointer.length, Kind.ENCRYPTION_HEADER)
 
 

@@ -18,7 +18,8 @@ MOST_RUNS = 256
 @dataclass(frozen=True, slots=True)
 class Plain:
     """The nonzero entries of a batch in order; `used` of each table, `breaks` where an entry is
-    not one cluster behind the one before it, `borders` where a table ends."""
+    not one cluster behind the one before it, `borders` where a table ends.
+    """
 
     tables: L2Tables
     flat: Words
@@ -65,7 +66,7 @@ def note_empty(image: Image, tally: Tally, batch: Batch, used: IntArray) -> None
         return
     tables = batch.tables
     suspects = (tables.active_visits > 0) & (tables.index < image.geometry.needed_l1_entries)
-    suspects &= used == 0
+    suspects &= (used == 0) & (tables.offset % image.geometry.cluster_size == 0)
     if batch.bitmaps is not None:
         suspects &= ~batch.bitmaps.any(axis=1)
     suspects[batch.failed] = False

@@ -83,7 +83,8 @@ def _claim_standard(
 
 def _repeated(batch: Batch, entries: Entries) -> BoolArray:
     """Tell which entries lead where the same entry of the table before them, of the same L1
-    index, leads too: the same guest cluster in another layer."""
+    index, leads too: the same guest cluster in another layer.
+    """
     repeated = np.zeros(batch.entries.shape, np.bool_)
     offsets = batch.entries & U(OFFSET_MASK)
     follows = batch.tables.follows[1:, None]
