@@ -11,6 +11,7 @@ from qfix.errors import Status
 from qfix.image import Head, Image, load, read_head
 from qfix.problems import Findings, Problem
 from qfix.problems import header as header_problems
+from qfix.problems.model import joined
 
 if TYPE_CHECKING:
     from qfix.file import ImageFile
@@ -53,13 +54,13 @@ def inspect(file: ImageFile, *, backing: bool = True) -> Diagnosis:
     findings = list(header.head_is_readable(head))
     image = load(head)
     if image is None or any(found.problem in STOPS for found in findings):
-        return Diagnosis(head, None, tuple(findings), None)
+        return Diagnosis(head, None, tuple(joined(findings)), None)
     for passes in (header, extensions, snapshots, bitmaps):
         for check in passes.CHECKS:
             findings += check(image)
     if backing:
         findings += extensions.backing_file_is_there(image)
-    return Diagnosis(head, image, _in_order(findings), None)
+    return Diagnosis(head, image, tuple(joined(findings)), None)
 
 
 def examine(file: ImageFile, *, backing: bool = True) -> Diagnosis:
@@ -81,9 +82,5 @@ def examine(file: ImageFile, *, backing: bool = True) -> Diagnosis:
     ):
         findings += check(image, made)
     findings += made.tally.found
-    return Diagnosis(first.head, image, _in_order(findings), made)
+    return Diagnosis(first.head, image, tuple(joined(findings)), made)
 
-
-def _in_order(findings: list[Findings]) -> tuple[Findings, ...]:
-    found = [item for item in findings if len(item)]
-    return tuple(sorted(found, key=lambda item: item.problem.code))

@@ -169,7 +169,10 @@ def place(mutant: Mutant, folder: Path) -> Path:
 
 
 def judge(main: Main, mutant: Mutant, path: Path) -> tuple[list[str], dict[str, Any]]:
-    """Run all modes on a mutant in its place; return what is wrong and the JSON record."""
+    """Run all modes on a mutant in its place; return what is wrong and the record.
+
+    The record is empty where the program came to no verdict.
+    """
     before, beside = path.stat(), sorted(path.parent.iterdir())
     outputs, wrong = _run_modes(main, str(path))
     for run, output in outputs.items():
@@ -187,7 +190,8 @@ def judge(main: Main, mutant: Mutant, path: Path) -> tuple[list[str], dict[str, 
         wrong.append("the image file changed")
     if sorted(path.parent.iterdir()) != beside:
         wrong.append("a file appeared or went beside the image")
-    return wrong, record
+    told = "check" in outputs and outputs["check"].status in IMAGE_STATUSES
+    return wrong, record if told else {}
 
 
 def _run_modes(main: Main, path: str) -> tuple[dict[str, Output], list[str]]:

@@ -102,6 +102,26 @@ def _plain(column: Column) -> Sequence[Any]:
     return plain
 
 
+def joined(findings: Sequence[Findings]) -> list[Findings]:
+    """Return *findings* sorted by code, those of one problem as one."""
+    parts: dict[str, list[Findings]] = {}
+    for found in findings:
+        if len(found):
+            parts.setdefault(found.problem.code, []).append(found)
+    return [_join(parts[code]) for code in sorted(parts)]
+
+
+def _join(parts: list[Findings]) -> Findings:
+    if len(parts) == 1:
+        return parts[0]
+    columns: dict[str, list[Any]] = {}
+    for part in parts:
+        for name, column in {"first": part.first, "count": part.count, **part.facts}.items():
+            columns.setdefault(name, []).extend(_plain(column))
+    dropped = sum(part.dropped for part in parts)
+    return Findings(parts[0].problem, columns.pop("first"), columns.pop("count"), columns, dropped)
+
+
 CATALOGUE: dict[str, Problem] = {}
 
 

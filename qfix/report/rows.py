@@ -27,8 +27,8 @@ def layer_title(image: Image | None, layer: int) -> str:
     """Return a layer's name for people, with the snapshot's id and name."""
     if layer == WHOLE_LAYER:
         return "active layer"
-    found = [item for item in image.snapshots if item.index == layer - 1] if image else []
-    names = f" {printable(found[0].id_str)} ({printable(found[0].name)})" if found else ""
+    found = image.snapshots[layer - 1] if image else None
+    names = f" {printable(found.id_str)} ({printable(found.name)})" if found else ""
     return layer_name(layer) + names
 
 
