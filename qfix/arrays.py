@@ -83,7 +83,8 @@ def pack_refcounts(counts: AnyArray, order: int) -> ByteArray:
     bits = 1 << order
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     parts = counts.astype(np.uint8).reshape(-1, 8 // bits) << shifts
-    return np.bitwise_or.reduce(parts, axis=1).astype(np.uint8)
+    packed: ByteArray = np.bitwise_or.reduce(parts, axis=1).astype(np.uint8)
+    return packed
 
 
 def last_nonzero(array: AnyArray) -> int:

@@ -129,7 +129,7 @@ def command(images: tuple[str, ...], **given: Any) -> int:
     guest. Nothing is ever written.
     """
     if given["explain"] is not None:
-        from qfix.modes.explain import explain  # noqa: PLC0415
+        from qfix.modes.explain import explain
 
         return explain(given["explain"])
     if not images:
@@ -215,9 +215,9 @@ def _run_one(
         status = Status.GOOD if options.mode == "info" and diagnosis.image else diagnosis.status
         return status, _qemu_status(diagnosis)
     if options.json:
-        import json  # noqa: PLC0415
+        import json
 
-        from qfix.report.jsonout import failure  # noqa: PLC0415
+        from qfix.report.jsonout import failure
 
         click.echo(json.dumps(failure(path, error), indent=None if options.several else 4))
     click.echo(f"qfix: {error}", err=True)
@@ -238,23 +238,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = command.main(args=arguments, prog_name="qfix", standalone_mode=False)
         sys.stdout.flush()
-        return int(status or 0)
     except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.UsageError as error:
-        click.echo(f"qfix: {error.format_message()}", err=True)
-        return Status.USAGE
+        status = end.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("", err=True)
-        return Status.INTERRUPTED
-    except QfixError as error:
-        click.echo(f"qfix: {error}", err=True)
-        return error.status
+        status = Status.INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
+        status = PIPE_CLOSED
     except Exception as error:  # noqa: BLE001  (promise 5: never a traceback)
-        return _defect(error)
+        status = _failure(error)
+    return int(status or 0)
+
+
+def _failure(error: Exception) -> int:
+    """Say what went wrong on standard error; return the status."""
+    if isinstance(error, click.UsageError):
+        click.echo(f"qfix: {error.format_message()}", err=True)
+        return Status.USAGE
+    if isinstance(error, QfixError):
+        click.echo(f"qfix: {error}", err=True)
+        return error.status
+    return _defect(error)
 
 
 def _defect(error: Exception) -> int:

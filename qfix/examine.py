@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,8 @@ from qfix.problems import header as header_problems
 from qfix.problems.model import joined
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qfix.file import ImageFile
     from qfix.recount import Recount
 
@@ -69,8 +70,8 @@ def examine(file: ImageFile, *, backing: bool = True) -> Diagnosis:
     image = first.image
     if image is None or any(found.problem in STOPS for found in first.findings):
         return first
-    from qfix.checks import cut, data, lost, overlaps  # noqa: PLC0415  (info needs no numpy)
-    from qfix.recount import recount  # noqa: PLC0415
+    from qfix.checks import cut, data, lost, overlaps
+    from qfix.recount import recount
 
     made = recount(image)
     findings = list(first.findings)
@@ -83,4 +84,3 @@ def examine(file: ImageFile, *, backing: bool = True) -> Diagnosis:
         findings += check(image, made)
     findings += made.tally.found
     return Diagnosis(first.head, image, tuple(joined(findings)), made)
-

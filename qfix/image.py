@@ -162,7 +162,7 @@ class Image:
 
     def table(self, offset: int, entries: int) -> Words:
         """Return up to *entries* 64-bit words at *offset*; what is behind the file is left out."""
-        from qfix.arrays import words  # noqa: PLC0415  (info needs no numpy)
+        from qfix.arrays import words
 
         inside = max(0, self.geometry.file_length - offset)
         return words(self.file.read(offset, min(entries * tables.ENTRY_SIZE, inside)))

@@ -191,7 +191,7 @@ def _supported(
 
 
 def _take_flock(fd: int, claim: _Claim, releases: ExitStack) -> None:
-    import portalocker  # noqa: PLC0415 - takes 50 ms, which looking must not pay
+    import portalocker
 
     whole = io.FileIO(fd, closefd=False)  # portalocker 2 unlocks no bare descriptor
     kind = portalocker.LockFlags.EXCLUSIVE if claim.exclusive else portalocker.LockFlags.SHARED

@@ -61,7 +61,7 @@ def encryption_agrees(image: Image) -> Iterator[Findings]:
         yield problems.CRYPT_POINTER_RANGE.at(
             0, offset=pointer.offset, length=pointer.length, host=host
         )
-    elif not image.file.read(pointer.offset, 6) == extensions.LUKS_MAGIC:
+    elif image.file.read(pointer.offset, 6) != extensions.LUKS_MAGIC:
         yield problems.CRYPT_HEADER.at(0, host=pointer.offset)
 
 
@@ -90,8 +90,8 @@ def names_are_printable(image: Image) -> Iterator[Findings]:
         names.append((f"id of snapshot {item.index}", item.id_str))
         names.append((f"name of snapshot {item.index}", item.name))
     directory = image.directory
-    for bitmap in directory.bitmaps if directory else ():
-        names.append((f"name of bitmap {bitmap.index}", bitmap.name))
+    listed = directory.bitmaps if directory else ()
+    names += [(f"name of bitmap {item.index}", item.name) for item in listed]
     odd = [(what, printable(name)) for what, name in names if name and _has_controls(name)]
     if odd:
         whats, texts = zip(*odd, strict=True)

@@ -97,9 +97,9 @@ def _suspects(image: Image, clusters: IntArray, higher: Excess) -> Suspects:
         to = np.where(target >= 0, target >> bits, -1)
         used = (to >= 0).sum(axis=1)
         leads = (higher.holds(to) & (to >= 0)).sum(axis=1)
-        good &= leads > 0
-        if good.any():
-            pieces.append((cluster[good], to[good], used[good], leads[good], flagged[good]))
+        kept = good & (leads > 0)
+        if kept.any():
+            pieces.append((cluster[kept], to[kept], used[kept], leads[kept], flagged[kept]))
     if not pieces:
         return Suspects(NO_INTS, np.zeros((0, 0), np.int64), NO_INTS, NO_INTS, np.zeros(0, bool))
     return Suspects(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
@@ -108,17 +108,18 @@ def _suspects(image: Image, clusters: IntArray, higher: Excess) -> Suspects:
 def _read(
     image: Image, clusters: IntArray, length: int
 ) -> Iterator[tuple[IntArray, IntArray, BoolArray, BoolArray]]:
-    """Yield (clusters, byte offsets that their entries lead to, whether all entries are possible,
-    whether one has a flag that only L1 and L2 entries have).
+    """Yield clusters, where their entries lead, whether they are possible, whether flagged.
 
-    Only the first *length* bytes of each cluster are read.
+    The second is byte offsets, a row a cluster; the third whether all entries can be such; the
+    fourth whether one has a flag that only L1 and L2 entries have. Only the first *length* bytes
+    of each cluster are read.
     """
     step = max(1, BATCH_BYTES // length)
     for start in range(0, clusters.size, step):
         part = clusters[start : start + step]
         words = np.empty((part.size, length // 8), np.uint64)
         offsets = (part << image.geometry.cluster_bits).tolist()
-        image.file.read_each(memoryview(words).cast("B"), offsets, length)
+        image.file.read_each(words.data.cast("B"), offsets, length)
         words.byteswap(inplace=True)
         yield part, *_targets(image, words)
 
@@ -150,7 +151,8 @@ def _look_like_l1(made: Recount, suspects: Suspects, found: BoolArray) -> BoolAr
     owners = made.tally.owners[np.where(inside, target, 0)]
     tables = inside & ((owners & METADATA) != 0)
     tables |= inside & np.isin(target, suspects.cluster[found])
-    return 2 * tables.sum(axis=1) > suspects.used
+    mostly: BoolArray = 2 * tables.sum(axis=1) > suspects.used
+    return mostly
 
 
 def _report_l1(image: Image, suspects: Suspects, l1: BoolArray) -> Iterator[Findings]:
@@ -195,8 +197,9 @@ def _report_l2(
 
 
 def _empty_slots(image: Image, made: Recount) -> IntArray:
-    """Return the active L1 entries that lead nowhere; where a snapshot has a table for some of
-    them, only those, for the active layer had one there too.
+    """Return the active L1 entries that lead nowhere.
+
+    Where a snapshot has a table for some of them, only those: the active layer had one there too.
     """
     geometry, entries = image.geometry, made.entries
     taken = (entries.layer == 0) & (entries.target > 0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qfix.arrays import NO_INTS, BoolArray, IntArray, spread
+from qfix.arrays import NO_INTS, AnyArray, BoolArray, IntArray, spread
 from qfix.image import Image
 from qfix.problems import Findings, Problem
 from qfix.problems import tables as problems
@@ -54,7 +54,7 @@ def clusters_have_one_owner(image: Image, made: Recount) -> Iterator[Findings]:
 def _users(image: Image, made: Recount, clash: IntArray) -> Users:
     """Return every use of the clusters in *clash*, up to MOST_USERS of them."""
     bits, width = image.geometry.cluster_bits, image.geometry.l2_entries
-    pieces: list[tuple[IntArray, ...]] = [(NO_INTS, NO_INTS, NO_INTS, NO_INTS)]
+    pieces: list[tuple[AnyArray, ...]] = [(NO_INTS, NO_INTS, NO_INTS, NO_INTS)]
     room = MOST_USERS
     for batch in read_batches(image, made.tables):
         entries = decode(image, batch)

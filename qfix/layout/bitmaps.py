@@ -47,7 +47,7 @@ class Bitmap:
     def needed_entries(self, virtual_size: int, cluster_size: int) -> int:
         """Return how many table entries cover *virtual_size* bytes."""
         bits = -(-virtual_size >> self.entry.granularity_bits)
-        return -(-(-(-bits // 8)) // cluster_size)
+        return -(-bits // (8 * cluster_size))
 
 
 @dataclass(frozen=True, slots=True)

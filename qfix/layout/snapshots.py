@@ -99,8 +99,8 @@ def walk_snapshots(
 ) -> Iterator[Snapshot | TableEnd]:
     """Yield each entry of the table at *base*, then the TableEnd.
 
-    *read* gives zeros behind the end of the file, which is *inside* bytes from *base*. Reading ends early, with a reason, where the
-    table grows beyond what QEMU accepts.
+    *read* gives zeros behind the end of the file, which is *inside* bytes from *base*. Reading
+    ends there, and also, with a reason, where the table grows beyond what QEMU accepts.
     """
     window = Window(read, base)
     position = end = 0

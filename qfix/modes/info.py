@@ -28,7 +28,7 @@ def info(path: str, options: Options) -> Diagnosis:
         told = facts(diagnosis)
         told["in-use"] = in_use
         if options.prealloc:
-            from qfix.modes.prealloc import preallocation  # noqa: PLC0415  (needs numpy)
+            from qfix.modes.prealloc import preallocation
 
             told["preallocation"] = preallocation(diagnosis)
         if options.json:
@@ -64,7 +64,7 @@ def lines(path: str, diagnosis: Diagnosis, told: dict[str, Any], options: Option
         ("bitmaps", bitmap_rows(diagnosis)),
     ):
         if rows:
-            import tabulate  # noqa: PLC0415  (a plain image has no table)
+            import tabulate
 
             yield ""
             yield f"{title}:"

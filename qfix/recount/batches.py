@@ -16,7 +16,7 @@ AHEAD_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some L2 tables: `entries` and, with extended L2, `bitmaps` are tables × entries, native."""
+    """Some L2 tables: `entries` and, with extended L2, `bitmaps` are tables by entries, native."""
 
     tables: L2Tables
     entries: Words
@@ -53,7 +53,7 @@ def _read(image: Image, tables: L2Tables) -> Iterator[Batch]:
         end = _batch_end(tables.follows, start, most, total)
         _advise(image, offsets[start + ahead_tables : end + ahead_tables])
         words = buffers[turn % len(buffers)][: (end - start) * size // 8]
-        view = memoryview(words).cast("B")
+        view = words.data.cast("B")
         failed = image.file.read_each(view, offsets[start:end], size)
         words.byteswap(inplace=True)
         yield _shaped(image, tables.part(slice(start, end)), words, failed)

@@ -44,12 +44,14 @@ class Entries:
     @property
     def copied(self) -> BoolArray:
         """Whether the COPIED flag is set."""
-        return (self.entry & U(COPIED)) != 0
+        flagged: BoolArray = (self.entry & U(COPIED)) != 0
+        return flagged
 
     @property
     def reserved(self) -> BoolArray:
         """Whether an entry that is not compressed has reserved bits set."""
-        return ~self.compressed & ((self.entry & U(L2_RESERVED)) != 0)
+        wrong: BoolArray = ~self.compressed & ((self.entry & U(L2_RESERVED)) != 0)
+        return wrong
 
     @property
     def alloc(self) -> Words:

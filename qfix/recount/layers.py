@@ -63,7 +63,7 @@ class L2Tables:
     follows: BoolArray
     several: BoolArray
 
-    def part(self, chosen: BoolArray | slice) -> "L2Tables":
+    def part(self, chosen: BoolArray | IntArray | slice) -> "L2Tables":
         """Return some of the tables."""
         return L2Tables(*(getattr(self, name)[chosen] for name in L2Tables.__slots__))
 
@@ -95,19 +95,16 @@ def _nonzero_entries(
     columns: list[tuple[Words, IntArray, IntArray, IntArray, IntArray]] = []
     skipped = 0
     for (offset, size, active), (layer, weight) in tables.items():
-        if offset >= image.geometry.file_length:
-            offset, words = 0, np.zeros(0, np.uint64)
-        elif size > budget:
+        if size > budget:
             skipped += size
             continue
-        else:
-            words = image.table(offset, size)
+        words = image.table(offset, size)
         budget -= words.size
         used = np.flatnonzero(words)
         statistics = tally.statistics.l1[0 if active else 1]
         statistics.unused += weight * (size - used.size)
         full = np.full_like(used, 1)
-        place = offset + used * ENTRY_SIZE
+        place = used * ENTRY_SIZE + (offset if words.size else 0)
         columns.append((words[used], used, full * layer, full * weight, place))
     if skipped:
         tally.found.add(problems.L1_OVERLAPPING, first=[0], skipped=skipped)

@@ -1,6 +1,4 @@
-"""Claims of everything that is neither a table of the mapping nor a refcount: snapshot table,
-encryption header, bitmaps.
-"""
+"""Claims of the snapshot table, the encryption header and the bitmaps."""
 
 import numpy as np
 

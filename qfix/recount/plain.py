@@ -17,8 +17,10 @@ MOST_RUNS = 256
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """The nonzero entries of a batch in order; `used` of each table, `breaks` where an entry is
-    not one cluster behind the one before it, `borders` where a table ends.
+    """The nonzero entries of a batch, in order.
+
+    `used` counts those of each table; `breaks` are where an entry is not one cluster behind the
+    one before it, `borders` where a table ends.
     """
 
     tables: L2Tables
@@ -36,7 +38,7 @@ def count_plain(image: Image, tally: Tally, batch: Batch) -> bool:
     tables, geometry = batch.tables, image.geometry
     if geometry.data_file or tables.follows.any() or tables.several.any():
         return False
-    if batch.bitmaps is not None and not _plain_bitmaps(batch):
+    if not _plain_bitmaps(batch):
         return False
     flat = batch.entries.reshape(-1)
     used = np.full(tables.offset.size, geometry.l2_entries)
@@ -75,13 +77,15 @@ def note_empty(image: Image, tally: Tally, batch: Batch, used: IntArray) -> None
 
 def owner_bits(tables: L2Tables) -> IntArray:
     """Return the layers bits (active, inactive) of the owners of each table's clusters."""
-    active = np.where(tables.active_visits > 0, ACTIVE, 0)
-    return active | np.where(tables.snapshot_visits > 0, INACTIVE, 0)
+    active = (tables.active_visits > 0).astype(np.int64) * ACTIVE
+    inactive = (tables.snapshot_visits > 0).astype(np.int64) * INACTIVE
+    return active | inactive
 
 
 def _plain_bitmaps(batch: Batch) -> bool:
     """Tell whether no subcluster bitmap contradicts itself or its entry."""
-    assert batch.bitmaps is not None
+    if batch.bitmaps is None:
+        return True
     contradict = batch.bitmaps & (batch.bitmaps >> U(32)) & U(0xFFFFFFFF)
     homeless = (batch.entries == 0) & ((batch.bitmaps & U(0xFFFFFFFF)) != 0)
     return not contradict.any() and not homeless.any()

@@ -92,7 +92,8 @@ def _claim_in_order(tally: Tally, cluster: IntArray, index: IntArray) -> IntArra
     again[order] = np.arange(order.size) - heads
     tally.claim_each(at, 1, METADATA)
     tally.add_extents(at, np.ones_like(at), Kind.REFCOUNT_BLOCK, index)
-    return np.minimum(before + again + 1, min(tally.geometry.refcount_max, 1 << 62))
+    now: IntArray = np.minimum(before + again + 1, min(tally.geometry.refcount_max, 1 << 62))
+    return now
 
 
 def _count_entries(

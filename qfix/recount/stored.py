@@ -62,10 +62,11 @@ class Stored:
     def behind_file(self, clusters: IntArray) -> BoolArray:
         """Tell which of *clusters* have a refcount block that is aligned but not in the file."""
         block = clusters // self._image.geometry.refcounts_per_block
+        offsets = np.zeros(clusters.size, np.int64)
         known = (block >= 0) & (block < self._offsets.size)
-        offsets = np.where(known, self._offsets[np.where(known, block, 0)], 0) if known.any() else 0
-        aligned = np.asarray(offsets) % self._image.geometry.cluster_size == 0
-        return known & aligned & (np.asarray(offsets) >= self._image.geometry.file_length)
+        offsets[known] = self._offsets[block[known]]
+        behind: BoolArray = offsets >= self._image.geometry.file_length
+        return behind & (offsets % self._image.geometry.cluster_size == 0)
 
     def unread(self) -> tuple[IntArray, IntArray]:
         """Return the blocks that the host could not read, and their offsets."""
@@ -114,12 +115,12 @@ class Stored:
         size = self._image.geometry.cluster_size
         places = offsets[wanted].tolist()
         if wanted.size == len(offsets):
-            view = memoryview(buffer)[: len(places) * size]
+            view = buffer.data[: len(places) * size]
             failed = self._image.file.read_each(view, places, size)
             self.unreadable_blocks.update(block + at for at in failed)
             return
         for at, place in zip(wanted.tolist(), places, strict=True):
-            view = memoryview(buffer)[at * size : (at + 1) * size]
+            view = buffer.data[at * size : (at + 1) * size]
             if self._image.file.read_each(view, [place], size):
                 self.unreadable_blocks.add(block + at)
 

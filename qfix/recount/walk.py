@@ -82,8 +82,9 @@ def _claim_standard(
 
 
 def _repeated(batch: Batch, entries: Entries) -> BoolArray:
-    """Tell which entries lead where the same entry of the table before them, of the same L1
-    index, leads too: the same guest cluster in another layer.
+    """Tell which entries are the same guest cluster in another layer.
+
+    They lead where the same entry of the table before them, of the same L1 index, leads too.
     """
     repeated = np.zeros(batch.entries.shape, np.bool_)
     offsets = batch.entries & U(OFFSET_MASK)

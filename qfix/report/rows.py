@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from qfix.image import printable
 from qfix.layout import tables
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qfix.image import Image
     from qfix.problems import Findings, Problem
 
@@ -52,7 +53,7 @@ def wording(problem: Problem, row: dict[str, Any], image: Image | None) -> str:
 
 
 def _owner(kind: int, which: int, image: Image | None) -> str:
-    from qfix.recount.tally import Kind  # noqa: PLC0415  (info needs no numpy)
+    from qfix.recount.tally import Kind
 
     owner = Kind(kind)
     if owner is Kind.L1_TABLE:

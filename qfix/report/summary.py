@@ -44,9 +44,9 @@ class Space:
 
 def space(tally: Tally) -> Space:
     """Count host clusters by who holds them, up to the image's end."""
-    import numpy as np  # noqa: PLC0415  (info needs no numpy)
+    import numpy as np
 
-    from qfix.recount.tally import ACTIVE, COMPRESSED, DATA, INACTIVE, METADATA  # noqa: PLC0415
+    from qfix.recount.tally import ACTIVE, COMPRESSED, DATA, INACTIVE, METADATA
 
     active_only = snapshots_only = shared = metadata = used = 0
     for start in range(0, tally.size, SPACE_STEP):

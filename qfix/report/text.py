@@ -62,7 +62,7 @@ def looked_at(diagnosis: Diagnosis) -> Iterator[tuple[str, object]]:
     image, made = diagnosis.image, diagnosis.recount
     if image is None or made is None:
         return
-    from qfix.recount import Kind  # noqa: PLC0415  (info needs no numpy)
+    from qfix.recount import Kind
 
     geometry, tally = image.geometry, made.tally
     size = geometry.cluster_size
@@ -75,22 +75,22 @@ def looked_at(diagnosis: Diagnosis) -> Iterator[tuple[str, object]]:
     yield "file size", f"{human(geometry.file_size)} ({geometry.file_size} bytes)"
     tables = int(made.tables.offset.size)
     blocks = tally.clusters_of(Kind.REFCOUNT_BLOCK)
-    yield (
-        "looked at",
+    looked = (
         f"{tally.size} host clusters, {tables} L2 tables, {blocks} refcount blocks,"
-        f" {len(image.snapshots)} snapshots, {_bitmaps(image)} bitmaps",
+        f" {len(image.snapshots)} snapshots, {_bitmaps(image)} bitmaps"
     )
+    yield "looked at", looked
     held = space(tally)
-    yield (
-        "data clusters",
+    data = (
         f"{held.active_only} active only, {held.shared} shared with snapshots,"
-        f" {held.snapshots_only} in snapshots only",
+        f" {held.snapshots_only} in snapshots only"
     )
-    yield (
-        "other clusters",
+    yield "data clusters", data
+    other = (
         f"{held.metadata} metadata, {held.free} free or leaked inside the file"
-        f" ({human(held.free * size)} to gain by defragmentation)",
+        f" ({human(held.free * size)} to gain by defragmentation)"
     )
+    yield "other clusters", other
 
 
 def entry_lines(diagnosis: Diagnosis) -> Iterator[tuple[str, object]]:
