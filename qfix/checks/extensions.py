@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from qfix.image import Image, printable
 from qfix.layout import extensions, header
 from qfix.problems import Findings
-from qfix.problems import header as problems
+from qfix.problems import extensions as problems
 
 
 def extensions_fit(image: Image) -> Iterator[Findings]:

@@ -65,8 +65,9 @@ class Stored:
         offsets = np.zeros(clusters.size, np.int64)
         known = (block >= 0) & (block < self._offsets.size)
         offsets[known] = self._offsets[block[known]]
-        behind: BoolArray = offsets >= self._image.geometry.file_length
-        return behind & (offsets % self._image.geometry.cluster_size == 0)
+        behind = offsets >= self._image.geometry.file_length
+        cut: BoolArray = behind & (offsets % self._image.geometry.cluster_size == 0)
+        return cut
 
     def unread(self) -> tuple[IntArray, IntArray]:
         """Return the blocks that the host could not read, and their offsets."""
