@@ -1,14 +1,19 @@
 """ImageFile: a file or block device, opened, measured and read; nothing here knows qcow2."""
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qfix.errors import ReadError, from_os_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
 MAX_READ_END = (1 << 63) - 1
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 from qfix.errors import InUseError, from_os_error
 
@@ -28,7 +27,7 @@ LOCK_BYTES = tuple(base + bit for base in (USES, FORBIDS) for bit in range(GRAPH
 F_OFD_GETLK, F_OFD_SETLK = 36, 37
 FLOCK = struct.Struct("@hhqqi4x")
 
-PROC = Path("/proc")
+PROC = "/proc"
 COMMAND_LENGTH = 100
 NEXT_STEP = "stop the virtual machine or program, or look with -U"
 
@@ -117,7 +116,7 @@ def holders(fd: int) -> Use:
     something is held.
     """
     held = _held_bytes(fd)
-    table = _text(PROC / "locks")
+    table = _text(f"{PROC}/locks")
     inode, mount = _inode_and_mount(fd)
     if not held and f":{inode} " not in table:
         return Use(known=held is not None)
@@ -238,7 +237,7 @@ def _held_bytes(fd: int) -> set[int] | None:
 
 def _inode_and_mount(fd: int) -> tuple[str, str]:
     """Return the inode number of the lock tables, and the mount; stat may differ on an overlay."""
-    lines = _text(PROC / "self/fdinfo" / str(fd)).splitlines()
+    lines = _text(f"{PROC}/self/fdinfo/{fd}").splitlines()
     fields = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return fields.get("ino") or str(os.fstat(fd).st_ino), fields.get("mnt_id", "")
 
@@ -247,7 +246,7 @@ def _device(fd: int, mount: str) -> str:
     """Return the device as lock tables write it: the mount's, which on btrfs is not stat's."""
     device = os.fstat(fd).st_dev
     numbers = [os.major(device), os.minor(device)]
-    for line in _text(PROC / "self/mountinfo").splitlines():
+    for line in _text(f"{PROC}/self/mountinfo").splitlines():
         if line.startswith(f"{mount} "):
             numbers = [int(number) for number in line.split()[2].split(":")]
     return ":".join(f"{number:02x}" for number in numbers)
@@ -270,29 +269,33 @@ def _rows(lines: Iterable[str], file: str) -> Iterator[tuple[int, set[int]]]:
 
 def _rows_of_processes(file: str) -> Iterator[tuple[int, set[int]]]:
     """Yield (pid, lock bytes covered) of what each process that we may look at holds on *file*."""
-    for process in PROC.glob("[0-9]*"):
+    processes: list[str] = []
+    with suppress(OSError):
+        processes = [name for name in os.listdir(PROC) if name.isdecimal()]
+    for process in processes:
         with suppress(OSError):
-            for info in (process / "fdinfo").iterdir():
-                for _, covered in _rows(_text(info).splitlines(), file):
-                    yield int(process.name), covered
+            for info in os.listdir(f"{PROC}/{process}/fdinfo"):
+                lines = _text(f"{PROC}/{process}/fdinfo/{info}").splitlines()
+                for _, covered in _rows(lines, file):
+                    yield int(process), covered
 
 
 def _holder(pid: int | None, covered: set[int]) -> Holder:
-    command = "" if pid is None else _command(PROC / str(pid))
+    command = "" if pid is None else _command(f"{PROC}/{pid}")
     return Holder(pid, command, USES + WRITE in covered, FORBIDS + WRITE in covered)
 
 
-def _command(process: Path) -> str:
+def _command(process: str) -> str:
     """Return a process's command line on one printable line, cut where it is long."""
-    words = _text(process / "cmdline").rstrip("\0") or _text(process / "comm").strip()
+    words = _text(f"{process}/cmdline").rstrip("\0") or _text(f"{process}/comm").strip()
     if len(words) > COMMAND_LENGTH:
         words = words[: COMMAND_LENGTH - 3] + "..."
     shown = words.replace("\0", " ")
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
 
 
-def _text(path: Path) -> str:
+def _text(path: str) -> str:
     """Return what a file of the kernel says, nothing where it can't be read."""
-    with suppress(OSError):
-        return path.read_bytes().decode(errors="backslashreplace")
+    with suppress(OSError), open(path, "rb") as file:
+        return file.read().decode(errors="backslashreplace")
     return ""

@@ -22,10 +22,10 @@ TABLE_RESERVED = 0xFF000000000001FE
 TABLE_OFFSET = 0x00FFFFFFFFFFFE00
 
 
-@dataclass(frozen=True, slots=True)
 class BitmapEntry(Record):
     """Fixed 24-byte start of one bitmap directory entry."""
 
+    __slots__ = ()
     bitmap_table_offset: Offset
     bitmap_table_size: U32
     flags: Hex32

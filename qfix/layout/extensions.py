@@ -22,20 +22,20 @@ FEATURE_RECORD = 48
 LUKS_MAGIC = b"LUKS\xba\xbe"
 
 
-@dataclass(frozen=True, slots=True)
 class BitmapsExtension(Record):
     """Data of the bitmaps extension."""
 
+    __slots__ = ()
     nb_bitmaps: U32
     reserved: U32
     bitmap_directory_size: U64
     bitmap_directory_offset: Offset
 
 
-@dataclass(frozen=True, slots=True)
 class EncryptionPointer(Record):
     """Data of the encryption header pointer."""
 
+    __slots__ = ()
     offset: Offset
     length: U64
 

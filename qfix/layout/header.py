@@ -1,7 +1,5 @@
 """The header: its fields, the feature bits and the limits that go with them (format 2)."""
 
-from dataclasses import dataclass
-
 from qfix.layout.record import U32, U64, Bits, Hex32, Offset, Record
 
 MAGIC = 0x514649FB
@@ -52,10 +50,10 @@ FEATURE_NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Header(Record):
     """The header of version 3; a version 2 one ends before incompatible_features."""
 
+    __slots__ = ()
     magic: Hex32
     version: U32
     backing_file_offset: Offset

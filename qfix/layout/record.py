@@ -1,9 +1,9 @@
 """Record: one declaration of a big-endian structure decodes, encodes and names its fields."""
 
-import dataclasses
 import struct
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Self, dataclass_transform, get_args
+from operator import itemgetter
+from typing import Annotated, ClassVar, NamedTuple, Self, get_args
 
 U8 = Annotated[int, "B", "d"]
 U16 = Annotated[int, "H", "d"]
@@ -14,8 +14,7 @@ Offset = Annotated[int, "Q", "#x"]
 Bits = Annotated[int, "Q", "#x"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One field of a record: name, offset in the record and width in bytes, display format."""
 
     name: str
@@ -24,9 +23,12 @@ class Field:
     display: str
 
 
-@dataclass_transform(frozen_default=True)
-class Record:
-    """Base of all on-disk structures: fields are `Annotated[type, struct code, display]`."""
+class Record(tuple[int, ...]):
+    """Base of all on-disk structures: fields are `Annotated[int, struct code, display format]`.
+
+    A tuple of the fields' values, each also an attribute; no code is generated for a class, so
+    that declaring one costs next to nothing at start-up.
+    """
 
     __slots__ = ()
     codec: ClassVar[struct.Struct]
@@ -43,23 +45,23 @@ class Record:
         cls.names = tuple(annotated)
         cls.displays = tuple(display for _, display in annotated.values())
         cls.codec = struct.Struct(">" + "".join(code for code, _ in annotated.values()))
+        for index, name in enumerate(annotated):
+            setattr(cls, name, property(itemgetter(index)))
 
     @classmethod
     def decode(cls, raw: bytes, offset: int = 0) -> Self:
         """Return the record at *offset* in *raw*, which must hold all of it."""
-        return cls(*cls.codec.unpack_from(raw, offset))
+        return cls(cls.codec.unpack_from(raw, offset))
 
     def encode(self) -> bytes:
         """Return the bytes of this record."""
-        values: list[Any] = [getattr(self, name) for name in self.names]
-        return self.codec.pack(*values)
+        return self.codec.pack(*self)
 
     @classmethod
     def fields(cls) -> Iterator[Field]:
         """Yield each field with its place."""
-        codes = cls.codec.format[1:]
         offset = 0
-        for name, code, display in zip(cls.names, codes, cls.displays, strict=True):
+        for name, code, display in zip(cls.names, cls.codec.format[1:], cls.displays, strict=True):
             width = struct.calcsize(">" + code)
             yield Field(name, offset, width, display)
             offset += width

@@ -14,10 +14,10 @@ NO_ICOUNT = (1 << 64) - 1
 Reader = Callable[[int, int], bytes]
 
 
-@dataclass(frozen=True, slots=True)
 class SnapshotEntry(Record):
     """Fixed 40-byte start of one snapshot table entry."""
 
+    __slots__ = ()
     l1_table_offset: Offset
     l1_size: U32
     id_str_size: U16

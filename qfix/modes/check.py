@@ -11,6 +11,7 @@ from qfix.modes.header import header_lines
 from qfix.modes.look import emit, hidden_line, opened, say, shown
 from qfix.report import text
 from qfix.report.jsonout import record
+from qfix.report.page import entry_lines, looked_at, next_steps, qemu_summary, verdict
 from qfix.report.summary import qemu_counts
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ def page(
     """Yield the lines of the page."""
     if options.verbosity >= 0:
         yield f"image: {path}"
-        yield from text.pairs(text.looked_at(diagnosis))
+        yield from text.pairs(looked_at(diagnosis))
         if options.verbosity > 0:
-            yield from text.pairs(text.entry_lines(diagnosis))
+            yield from text.pairs(entry_lines(diagnosis))
         yield ""
         if options.header:
             yield from header_lines(diagnosis.head)
@@ -69,12 +70,12 @@ def page(
             yield f"  means: {found.problem.meaning}"
             yield ""
         yield from hidden_line(diagnosis, findings)
-    yield from text.qemu_summary(diagnosis)
+    yield from qemu_summary(diagnosis)
     if in_use:
         yield "Another process writes to this image: the result can't be relied on."
-    yield text.verdict(diagnosis.status)
+    yield verdict(diagnosis.status)
     if options.verbosity >= 0:
-        steps = list(text.next_steps(path, diagnosis))
+        steps = list(next_steps(path, diagnosis))
         if steps:
             yield "What to do next:"
             yield from steps

@@ -9,6 +9,7 @@ from qfix.modes.header import header_lines
 from qfix.modes.look import emit, hidden_line, opened, say, shown
 from qfix.report import text
 from qfix.report.jsonout import record
+from qfix.report.page import qemu_summary, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ def listing(path: str, diagnosis: Diagnosis, options: Options) -> Iterator[str]:
             yield f"  to do: {found.problem.advice}"
     yield ""
     yield from hidden_line(diagnosis, findings)
-    yield from text.qemu_summary(diagnosis)
-    yield text.verdict(diagnosis.status)
+    yield from qemu_summary(diagnosis)
+    yield verdict(diagnosis.status)
     if findings and options.verbosity >= 0:
         yield f"qfix --explain {findings[0].problem.code}   says what a kind means, and what to do"

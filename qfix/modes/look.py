@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -62,6 +61,8 @@ def say(lines: Iterable[str]) -> None:
 
 def emit(record: dict[str, Any], options: Options) -> None:
     """Print one JSON object: on a line of its own where there are several images."""
+    import json
+
     indent = None if options.several else 4
     click.echo(json.dumps(record, indent=indent))
 

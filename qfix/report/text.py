@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qfix.errors import Status
 from qfix.problems import Severity
-from qfix.problems import header as header_problems
-from qfix.report.rows import flags, guest_ranges, layer_title, list_command, wording
-from qfix.report.summary import qemu_counts, space
+from qfix.report.rows import flags, guest_ranges, layer_title, wording
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from qfix.examine import Diagnosis
     from qfix.image import Image
     from qfix.problems import Findings
 
@@ -26,17 +22,6 @@ COLORS = {
     Severity.WARNING: "yellow",
     Severity.LEAK: "yellow",
     Severity.ERROR: "red",
-}
-MEANINGS = {
-    Status.GOOD: "The image is good.",
-    Status.LEAKS: "Some space is wasted. The guest's data is not affected.",
-    Status.COPIED: "COPIED flags are wrong: with snapshots, a write could change them.",
-    Status.CORRUPT_MARK: "Nothing wrong is left, but QEMU does not write to it: the mark is set.",
-    Status.REFCOUNTS: "Do not start the machine: the next write could destroy data.",
-    Status.SNAPSHOTS: "The snapshot table is damaged. See above whether the active layer is.",
-    Status.METADATA: "Metadata is damaged: the guest may miss data, or reads wrong data.",
-    Status.UNSUPPORTED: "The image could not be checked.",
-    Status.IO_ERROR: "The host can't read parts of the file. Copy it to a good disk first.",
 }
 
 
@@ -55,66 +40,6 @@ def pairs(rows: Iterable[tuple[str, object]]) -> Iterator[str]:
     width = max((len(name) for name, _ in listed), default=0) + 1
     for name, value in listed:
         yield f"{name + ':':<{width}} {value}"
-
-
-def looked_at(diagnosis: Diagnosis) -> Iterator[tuple[str, object]]:
-    """Yield what a check has looked at, and what it counted."""
-    image, made = diagnosis.image, diagnosis.recount
-    if image is None or made is None:
-        return
-    from qfix.recount import Kind
-
-    geometry, tally = image.geometry, made.tally
-    size = geometry.cluster_size
-    width = 1 << geometry.refcount_order
-    yield (
-        "format",
-        f"qcow2 version {image.header.version}, {human(size)} clusters, {width}-bit refcounts",
-    )
-    yield "virtual size", f"{human(geometry.virtual_size)} ({geometry.virtual_size} bytes)"
-    yield "file size", f"{human(geometry.file_size)} ({geometry.file_size} bytes)"
-    tables = int(made.tables.offset.size)
-    blocks = tally.clusters_of(Kind.REFCOUNT_BLOCK)
-    looked = (
-        f"{tally.size} host clusters, {tables} L2 tables, {blocks} refcount blocks,"
-        f" {len(image.snapshots)} snapshots, {_bitmaps(image)} bitmaps"
-    )
-    yield "looked at", looked
-    held = space(tally)
-    data = (
-        f"{held.active_only} active only, {held.shared} shared with snapshots,"
-        f" {held.snapshots_only} in snapshots only"
-    )
-    yield "data clusters", data
-    other = (
-        f"{held.metadata} metadata, {held.free} free or leaked inside the file"
-        f" ({human(held.free * size)} to gain by defragmentation)"
-    )
-    yield "other clusters", other
-
-
-def entry_lines(diagnosis: Diagnosis) -> Iterator[tuple[str, object]]:
-    """Yield the entries of each kind of table by what they are."""
-    if diagnosis.recount is None:
-        return
-    counts = diagnosis.recount.tally.statistics
-    named = (
-        ("L1 active", counts.l1[0]),
-        ("L1 inactive", counts.l1[1]),
-        ("L2 active", counts.l2[0]),
-        ("L2 inactive", counts.l2[1]),
-        ("refcount table", counts.reftable),
-    )
-    for name, kind in named:
-        cells = [f"{kind.used} used", f"{kind.unused} unused"]
-        cells += [f"{kind.unaligned} unaligned", f"{kind.invalid} invalid"]
-        if name.startswith("L2"):
-            cells += [f"{kind.compressed} compressed", f"{kind.zero} zero"]
-        yield name, ", ".join(cells)
-
-
-def _bitmaps(image: Image) -> int:
-    return len(image.directory.bitmaps) if image.directory else 0
 
 
 def kind_lines(
@@ -161,49 +86,3 @@ def _places(row: dict[str, Any], image: Image | None, limit: int | None) -> Iter
         )
     if len(ranges) > most:
         yield f"      ... and {len(ranges) - most} more guest ranges"
-
-
-def qemu_summary(diagnosis: Diagnosis) -> Iterator[str]:
-    """Yield the sentences that qemu-img check closes with."""
-    counts = qemu_counts(diagnosis)
-    status = diagnosis.status
-    if status is Status.GOOD:
-        yield "No errors were found on the image."
-    if counts["corruptions"]:
-        yield f"{counts['corruptions']} errors were found on the image."
-        yield "Data may be corrupted, or further writes to the image may corrupt it."
-    if counts["leaks"]:
-        yield f"{counts['leaks']} leaked clusters were found on the image."
-        if status is Status.LEAKS:
-            yield "This means waste of disk space, but no harm to data."
-    if counts["check-errors"] and diagnosis.recount:
-        yield f"{counts['check-errors']} internal errors have occurred during the check."
-    allocated, total = counts["allocated-clusters"], counts["total-clusters"]
-    if allocated and total:
-        yield (
-            f"{allocated}/{total} = {100 * allocated / total:.2f}% allocated,"
-            f" {100 * counts['fragmented-clusters'] / allocated:.2f}% fragmented,"
-            f" {100 * counts['compressed-clusters'] / allocated:.2f}% compressed clusters"
-        )
-    if counts["image-end-offset"]:
-        yield f"Image end offset: {counts['image-end-offset']}"
-
-
-def verdict(status: Status) -> str:
-    """Return the line that says what the image is, and what that means."""
-    color = "green" if status is Status.GOOD else "red"
-    word = click.style(status.verdict, fg=color, bold=True)
-    return f"Verdict: {word} (status {int(status)}). {MEANINGS.get(status, '')}".rstrip()
-
-
-def next_steps(path: str, diagnosis: Diagnosis) -> Iterator[str]:
-    """Yield what to do next."""
-    if not diagnosis.findings:
-        return
-    grave = [item for item in diagnosis.findings if item.problem.status is diagnosis.status]
-    for found in grave[:FEW] if diagnosis.status is not Status.GOOD else ():
-        yield f"  {found.problem.code}: {found.problem.advice}"
-    if diagnosis.find(header_problems.NOT_QCOW2) is None:
-        yield f"  {list_command(path)}   lists everything with its place"
-    codes = ", ".join(found.problem.code for found in diagnosis.findings[:FEW])
-    yield f"  qfix --explain CODE   says more of one kind ({codes})"
