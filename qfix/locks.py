@@ -134,7 +134,13 @@ def holders(fd: int) -> Use:
 
 
 def refuse_if_written(fd: int, path: str) -> Use:
-    """Return what others do with the image; raise InUseError if one of them writes to it."""
+    """Return what others do with the image; raise InUseError if one of them writes to it.
+
+    No lock of our own may be held on *fd*. The kernel takes some milliseconds to list all locks,
+    so that is asked for only where one stands in the way.
+    """
+    if _held_bytes(fd) == set() and not _is_flocked(fd):
+        return Use(known=True)
     use = holders(fd)
     if use.writes:
         raise _refusal(path, use)
@@ -226,6 +232,16 @@ def _ofd(fd: int, command: int, kind: int, byte: int) -> int:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     answer = fcntl.fcntl(fd, command, FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
     return int(FLOCK.unpack(answer)[0])
+
+
+def _is_flocked(fd: int) -> bool:
+    """Return whether another process holds an exclusive flock; holds a shared one to find out."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno == errno.EWOULDBLOCK
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
 
 
 def _held_bytes(fd: int) -> set[int] | None:

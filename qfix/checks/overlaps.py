@@ -39,7 +39,7 @@ def clusters_have_one_owner(image: Image, made: Recount) -> Iterator[Findings]:
     if not tally.clashed:
         return
     clash = np.flatnonzero(tally.owners[: tally.size] & CLASH)
-    users = _users(image, made, clash)
+    users = _users(image, made)
     host, kind, which = _metadata_owners(made, clash)
     starts = users.starts
     used, many = users.host[starts], np.diff(np.append(starts, users.host.size)) > 1
@@ -51,8 +51,8 @@ def clusters_have_one_owner(image: Image, made: Recount) -> Iterator[Findings]:
     yield from _report_metadata(image, np.unique(again), host, kind, which)
 
 
-def _users(image: Image, made: Recount, clash: IntArray) -> Users:
-    """Return every use of the clusters in *clash*, up to MOST_USERS of them."""
+def _users(image: Image, made: Recount) -> Users:
+    """Return every use of the clusters that have the CLASH bit, up to MOST_USERS of them."""
     bits, width = image.geometry.cluster_bits, image.geometry.l2_entries
     pieces: list[tuple[AnyArray, ...]] = [(NO_INTS, NO_INTS, NO_INTS, NO_INTS)]
     room = MOST_USERS
@@ -64,7 +64,8 @@ def _users(image: Image, made: Recount, clash: IntArray) -> Users:
         count = np.minimum(last - first + 1, 3)
         entry = np.repeat(mapped, count)
         host = spread(first, count)
-        hit = np.flatnonzero(np.isin(host, clash, kind="sort"))[:room]
+        inside = np.flatnonzero(host < made.tally.size)
+        hit = inside[(made.tally.owners[host[inside]] & CLASH) != 0][:room]
         room -= hit.size
         entry = entry[hit]
         row = entries.row[entry]

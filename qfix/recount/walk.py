@@ -24,6 +24,7 @@ from qfix.recount.tally import (
 )
 
 U = np.uint64
+MOST_LAGS = 16
 
 
 def walk_l2_tables(image: Image, tally: Tally, tables: L2Tables) -> None:
@@ -84,12 +85,17 @@ def _claim_standard(
 def _repeated(batch: Batch, entries: Entries) -> BoolArray:
     """Tell which entries are the same guest cluster in another layer.
 
-    They lead where the same entry of the table before them, of the same L1 index, leads too.
+    They lead where the same entry of one of the MOST_LAGS tables before them, of the same L1
+    index, leads too. Beyond that a needless clash may be noted, which a closer look then clears.
     """
     repeated = np.zeros(batch.entries.shape, np.bool_)
     offsets = batch.entries & U(OFFSET_MASK)
-    follows = batch.tables.follows[1:, None]
-    repeated[1:] = (offsets[1:] == offsets[:-1]) & follows
+    index = batch.tables.index
+    for lag in range(1, min(MOST_LAGS + 1, index.size)):
+        rows = np.flatnonzero(index[lag:] == index[:-lag]) + lag
+        if not rows.size:
+            break
+        repeated[rows] |= offsets[rows] == offsets[rows - lag]
     repeated |= batch.tables.several[:, None]
     chosen: BoolArray = repeated[entries.row, entries.index]
     return chosen
