@@ -270,8 +270,3 @@ def _defect(error: Exception) -> int:
     click.echo(f"qfix: a defect of qfix: {type(error).__name__}: {error} ({place})", err=True)
     click.echo("qfix: nothing was changed; please report it with the image's metadata", err=True)
     return Status.DEFECT
-
-
-def run() -> None:
-    """Run qfix as a program."""
-    sys.exit(main())

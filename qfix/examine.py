@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qfix.checks import bitmaps, extensions, header, snapshots
 from qfix.errors import Status
@@ -25,8 +24,7 @@ STOPS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Diagnosis(NamedTuple):
     """What an examination found; `recount` is None where the tables could not be looked at."""
 
     head: Head

@@ -6,8 +6,7 @@ import errno
 import os
 import stat
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qfix.errors import ReadError, from_os_error
 
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 MAX_READ_END = (1 << 63) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
+class ImageFile(NamedTuple):
     """An open image: path as given, descriptor, size in bytes; reads give zeros behind the end."""
 
     path: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qfix.layout import bitmaps, extensions, header, snapshots, tables
 from qfix.layout.geometry import Geometry
@@ -41,8 +41,7 @@ GUESSES = (
 PROBE_BYTES = 0x10048
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """The header cluster of a file, decoded as far as it goes.
 
     `raw` is the header cluster, zeros behind the end of the file. `header` is None where the
@@ -73,7 +72,7 @@ class Head:
         return self.raw[104] if head and head.header_length > header.V3_LENGTH else 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Image:
     """A qcow2 image whose header is sound enough to read tables by it."""
 
@@ -241,6 +240,6 @@ def _hidden_cluster_size(file: ImageFile) -> int:
 
 def printable(text: bytes, limit: int = 200) -> str:
     """Return *text* for people, control characters escaped, at most *limit* characters."""
-    shown = text.decode("utf-8", "backslashreplace")
+    shown = text[: 4 * limit + 4].decode("utf-8", "backslashreplace")
     escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
     return escaped if len(escaped) <= limit else escaped[:limit] + "..."

@@ -13,8 +13,8 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 from qfix.errors import InUseError, from_os_error
 
@@ -35,8 +35,7 @@ _CONFLICT = {errno.EAGAIN, errno.EACCES}
 _UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY}
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """A process that holds an image; pid is None and command empty where it can't be seen."""
 
     pid: int | None
@@ -52,8 +51,7 @@ class Holder:
         return f"{who}{name} {does}"
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """What other processes do with an image; *known* is False where QEMU's locks can't be seen."""
 
     known: bool
@@ -78,8 +76,7 @@ class Use:
         return f"{gravest}, and {more} more" if more else str(gravest)
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """Locks held on an image: which kinds the host could give."""
 
     seen_by_qfix: bool
@@ -91,8 +88,7 @@ class Hold:
         return self.seen_by_qfix and self.seen_by_qemu
 
 
-@dataclass(frozen=True, slots=True)
-class _Claim:
+class _Claim(NamedTuple):
     places: tuple[int, ...]
     conflicts: tuple[int, ...]
     exclusive: bool

@@ -115,6 +115,7 @@ class Totals:
 def work_through(work: Work, first: int, pipe: Connection) -> None:
     """Be a worker: every jobs-th mutant from *first* on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     mutant_run.set_limits()
     warnings.simplefilter("error")
     main = mutant_run.load_main()
@@ -223,7 +224,7 @@ def report(work: Work, result: Result, folder: Path | None) -> None:
 
 
 def run(work: Work, folder: Path | None) -> Totals:
-    """Run all mutants and return the totals; Ctrl-C ends it early."""
+    """Run all mutants and return the totals; Ctrl-C and SIGTERM end it early."""
     totals = Totals(time.monotonic())
     crew = Crew(work)
     shown = totals.started
@@ -261,6 +262,7 @@ def options() -> argparse.Namespace:
 def main() -> int:
     """Do what the command line says; return the exit status."""
     chosen = options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     seconds = chosen.seconds
     if seconds is None:
         seconds = DEFAULT_SECONDS if chosen.count is None else float("inf")

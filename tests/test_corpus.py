@@ -12,7 +12,7 @@ import corpus
 import pytest
 
 from qfix.cli import main
-from qfix.problems import CATALOGUE
+from qfix.problems.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from pathlib import Path

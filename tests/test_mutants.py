@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mutant_bases import tiny_image
 from mutant_run import IMAGE_STATUSES, call, load_main
 
-MUTANTS = 1500
+MUTANTS = 1000
 SEED = 1
 TINY = tiny_image()
 FLIPS = st.lists(

@@ -1,6 +1,7 @@
 """The bitmap directory and its entries (format 8)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from qfix.layout.record import U8, U16, U32, Hex32, Offset, Record
 
@@ -35,7 +36,7 @@ class BitmapEntry(Record):
     extra_data_size: U32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Bitmap:
     """One bitmap: its place in the directory, its entry and name."""
 
@@ -50,8 +51,7 @@ class Bitmap:
         return -(-bits // (8 * cluster_size))
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(NamedTuple):
     """The bitmaps that could be read, and where an entry no longer fitted (None: all did)."""
 
     bitmaps: tuple[Bitmap, ...]

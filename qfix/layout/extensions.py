@@ -1,6 +1,6 @@
 """The header extensions and the area they stand in (format 3)."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qfix.layout.record import U32, U64, Offset, Record
 
@@ -40,8 +40,7 @@ class EncryptionPointer(Record):
     length: U64
 
 
-@dataclass(frozen=True, slots=True)
-class Extension:
+class Extension(NamedTuple):
     """One header extension: where its 8-byte head stands, its magic and data."""
 
     offset: int
@@ -54,8 +53,7 @@ class Extension:
         return NAMES.get(self.magic, "unknown")
 
 
-@dataclass(frozen=True, slots=True)
-class ExtensionArea:
+class ExtensionArea(NamedTuple):
     """All extensions in file order, where the area ends, and the head that overran it."""
 
     extensions: tuple[Extension, ...]

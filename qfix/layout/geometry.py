@@ -1,10 +1,9 @@
 """Geometry: the quantities that follow from the header and the file's size (format 1)."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
+class Geometry(NamedTuple):
     """Sizes and counts of one image; `file_size` and `virtual_size` in bytes."""
 
     cluster_bits: int

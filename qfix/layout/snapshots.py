@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from qfix.layout.record import U16, U32, U64, Offset, Record
 
@@ -29,7 +30,7 @@ class SnapshotEntry(Record):
     extra_data_size: U32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
     """One snapshot: its entry and what stands behind it.
 
@@ -63,8 +64,7 @@ class Snapshot:
         return None if value == NO_ICOUNT else value
 
 
-@dataclass(frozen=True, slots=True)
-class TableEnd:
+class TableEnd(NamedTuple):
     """Where and why reading a snapshot table ended; `reason` is empty for a whole table.
 
     `behind` counts the entries that begin behind the file's end: they read as zeros.

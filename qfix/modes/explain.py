@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from qfix.errors import Status, UsageError
-from qfix.problems import CATALOGUE
+from qfix.problems.catalogue import CATALOGUE
 
 SAFETIES = {
     "safe": "can be repaired without losing anything",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from qfix.errors import ReadError
@@ -157,6 +156,8 @@ def bitmap_rows(diagnosis: Diagnosis) -> list[dict[str, Any]]:
 
 
 def _date(seconds: int) -> str:
+    from datetime import UTC, datetime
+
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 

@@ -1,18 +1,5 @@
-"""The catalogue: every kind of thing that can be wrong, by code, and findings of it."""
+"""What can be wrong: problems, one module a pass, and findings of them."""
 
-from qfix.problems import bitmaps, extensions, header, refcounts, snapshots, tables
-from qfix.problems.model import CATALOGUE, Findings, Problem, Safety, Severity
+from qfix.problems.model import Findings, Problem, Safety, Severity
 
-__all__ = [
-    "CATALOGUE",
-    "Findings",
-    "Problem",
-    "Safety",
-    "Severity",
-    "bitmaps",
-    "extensions",
-    "header",
-    "refcounts",
-    "snapshots",
-    "tables",
-]
+__all__ = ["Findings", "Problem", "Safety", "Severity"]

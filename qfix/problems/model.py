@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from qfix.errors import Status
 
@@ -28,8 +28,7 @@ class Safety(Enum):
     MANUAL = "manual"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Problem:
+class Problem(NamedTuple):
     """One row of the catalogue.
 
     `message` is a format string over the facts of a finding, `structure` the thing it is about.
@@ -52,7 +51,7 @@ class Problem:
         return Findings(self, start, [1] * len(start) if count is None else _column(count), columns)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Findings:
     """Findings of one problem, held as columns: a run of units a row.
 

@@ -26,7 +26,7 @@ def claim_snapshot_table(image: Image, tally: Tally) -> None:
 def claim_encryption_header(image: Image, tally: Tally) -> None:
     """Claim the encryption header (format 9), whatever the header says of the method."""
     pointer = image.encryption
-    if pointer is not None:
+    if pointer is not None and pointer.length <= header.MAX_FILE_OFFSET:
         tally.claim(pointer.offset, pointer.length, Kind.ENCRYPTION_HEADER)
 
 

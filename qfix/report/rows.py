@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 from qfix.image import printable
@@ -86,6 +85,8 @@ def command(problem: Problem, path: str) -> str:
 
 def list_command(path: str) -> str:
     """Return the command that lists every finding of an image."""
+    import shlex
+
     return f"qfix -m error {shlex.quote(path)}"
 
 
