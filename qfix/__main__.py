@@ -10,9 +10,11 @@ FEWER_COLLECTIONS = 50_000
 def run() -> None:
     """Run qfix as a program; start-up is a good part of what a look at a small image takes.
 
-    Imports make no garbage that collecting would find, and at the end there is nothing that the
-    kernel does not free faster.
+    Imports make no garbage that collecting would find; numpy's linear algebra, which is not used,
+    would start a thread a core; and at the end there is nothing that the kernel does not free
+    faster.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(FEWER_COLLECTIONS)
     try:
         from qfix.cli import main

@@ -13,7 +13,7 @@ import pytest
 from command import CLEAN, case, copy, held, qfix, record, records
 from mutant_run import COUNTS, FINDING_KEYS, RECORD_KEYS
 
-from qfix import examine
+from qfix.checks import header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,7 @@ def test_check_is_the_default() -> None:
     assert qfix(case("leak")) == qfix("--mode", "check", case("leak"))
 
 
-@pytest.mark.parametrize(("arguments", "named"), USAGE, ids=lambda part: " ".join(part))
+@pytest.mark.parametrize(("arguments", "named"), USAGE, ids=str)
 def test_wrong_usage(arguments: tuple[str, ...], named: str) -> None:
     path = str(case("ok-snapshots"))
     output = qfix(*(path if word == "IMAGE" else word for word in arguments))
@@ -153,7 +153,7 @@ def test_a_defect_gives_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("made for this test")
 
-    monkeypatch.setattr(examine.header, "CHECKS", (fail,))
+    monkeypatch.setattr(header, "CHECKS", (fail,))
     output = qfix(case("ok-v3"))
 
     assert output.status == 70
@@ -286,6 +286,6 @@ def test_text_of_several() -> None:
 
 def test_a_clean_image_says_so() -> None:
     assert CLEAN in qfix(case("ok-v3")).stdout.splitlines()
-    for name in STATUS_OF:
-        if STATUS_OF[name]:
+    for name, status in STATUS_OF.items():
+        if status:
             assert CLEAN not in qfix(case(name)).stdout

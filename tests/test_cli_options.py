@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from build import Qcow2
 from build_write import finish
 from command import CLEAN, case, codes, copy, held, is_locked, qfix, record
 from corpus_bases import with_bitmap, with_snapshots
 
-from qfix.modes import check
+from build import Qcow2
+from qfix.examine import examine
 from qfix.problems.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
@@ -165,13 +165,14 @@ def test_less_and_more() -> None:
 
 
 def test_lock_is_held_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, real, seen = copy("ok-v3", tmp_path), check.examine, []
+    path = copy("ok-v3", tmp_path)
+    seen = []
 
     def watch(*arguments: object, **options: object) -> object:
         seen.append(is_locked(path))
-        return real(*arguments, **options)  # type: ignore[arg-type]
+        return examine(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(check, "examine", watch)
+    monkeypatch.setattr("qfix.modes.check.examine", watch)
     assert qfix(path).status == 0
     assert qfix("-l", path).status == 0
     assert seen == [False, True]
@@ -200,8 +201,8 @@ def test_color() -> None:
     for options in (("--color", "always"), ("-d", "color")):
         assert ESCAPE in qfix(*options, path).stdout
         assert ESCAPE not in qfix(*options, "--output", "json", path).stdout
-    for options in ((), ("--color", "auto"), ("--color", "never"), ("-d", "none"), ("-d", "off")):
-        assert ESCAPE not in qfix(*options, path).stdout
+    for words in ("", "--color auto", "--color never", "-d none", "-d off"):
+        assert ESCAPE not in qfix(*words.split(), path).stdout
 
 
 def test_color_changes_no_word() -> None:

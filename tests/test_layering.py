@@ -51,7 +51,7 @@ FILES = {
     "cli.py": "puts /dev/null in the place of a pipe that was closed",
     "change/apply.py": "writes to the image",
 }
-ENVIRONMENT = {"cli.py": "NO_COLOR"}
+ENVIRONMENT = {"cli.py": "NO_COLOR", "__main__.py": "keeps numpy from starting threads"}
 WRITERS = {"change/apply.py": "the only one that writes to an image"}
 OPENS = {"open", "fdopen", "FileIO", "read_text", "read_bytes", "write_text", "write_bytes"}
 WRITES = {

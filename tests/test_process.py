@@ -131,7 +131,7 @@ def device(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("mode", ["check", "error", "info"])
 def test_closed_pipe_is_silent(mode: str) -> None:
-    script = f'"$@" | head -n 1; echo "${{PIPESTATUS[0]}}"'
+    script = '"$@" | head -n 1; echo "${PIPESTATUS[0]}"'
     images = [str(path) for path in SOUND] * (40 if mode == "check" else 8)
     done = subprocess.run(
         ["bash", "-c", script, "bash", *QFIX, "-m", mode, *images],
@@ -181,21 +181,22 @@ def test_interrupt_ends_at_once(tmp_path: Path, options: tuple[str, ...]) -> Non
     assert err.strip() == ""
 
 
-def test_interrupt_while_starting() -> None:
-    """From the moment that main runs; before that it is Python's own."""
+@pytest.mark.parametrize("mode", ["check", "error", "info"])
+def test_interrupt_while_reading(mode: str) -> None:
     script = (
-        "import os, signal; from qfix import cli\n"
-        "cli.run_images = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
-        "cli.run()"
+        "import os, signal, sys; from qfix import cli\n"
+        "os.preadv = lambda *_: signal.raise_signal(signal.SIGINT)\n"
+        "sys.exit(cli.main())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, case("leak")],
+        [sys.executable, "-c", script, "-m", mode, case("leak")],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 130
+    assert done.stdout == ""
     assert done.stderr.strip() == ""
 
 
@@ -253,6 +254,7 @@ def test_closed_standard_output() -> None:
         check=False,
     )
     assert "Traceback" not in done.stderr
+    assert "defect" not in done.stderr
     assert done.returncode in {1, 74}
 
 

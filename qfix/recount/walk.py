@@ -25,6 +25,8 @@ from qfix.recount.tally import (
 
 U = np.uint64
 MOST_LAGS = 16
+LATER = 1 << 62
+"""Set in the key of claims by known owners: they come after those of new ones."""
 
 
 def walk_l2_tables(image: Image, tally: Tally, tables: L2Tables) -> None:
@@ -112,12 +114,13 @@ def _claim_alike(
 ) -> None:
     """Claim *cluster* of the *chosen* entries, those with equal owners and visits at once."""
     visits = batch.tables.visits[entries.row]
-    key = (visits << 9) | (owners << 1) | ~fresh
+    key = (visits << 8) | owners | np.where(fresh, 0, LATER)
     keys = key[chosen]
     clusters = cluster[chosen]
     for value in np.unique(keys).tolist():
         alike = clusters[keys == value]
-        tally.claim_each(alike, value >> 9, value >> 1 & 0xFF, fresh=not value & 1)
+        times = (value & ~LATER) >> 8
+        tally.claim_each(alike, times, value & 0xFF, fresh=not value & LATER)
 
 
 def _claim_compressed(image: Image, tally: Tally, batch: Batch, entries: Entries) -> None:
