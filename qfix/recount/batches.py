@@ -13,7 +13,7 @@ from qfix.recount.layers import L2Tables
 BATCH_BYTES = 1 << 20
 AHEAD_BYTES = 8 << 20
 CACHED_BYTES_PER_SECOND = 1 << 29
-"""Reads slower than this come from a disk; only then is it worth asking the kernel to read ahead."""
+"""Slower reads come from a disk; only then is it worth asking the kernel to read ahead."""
 
 
 @dataclass(frozen=True, slots=True)
