@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qfix import __version__
 from qfix.errors import QfixError, ReadError, Status, UsageError
+from qfix.image import printable
 from qfix.modes.options import Options
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ BELONGS = {
 }
 SECTIONS = ("snapshot", "refcount", "all")
 PIPE_CLOSED = 141
+MOST_MESSAGE = 2000
 QEMU_STATUS = {
     Status.GOOD: 0,
     Status.CORRUPT_MARK: 0,
@@ -139,7 +143,7 @@ def command(images: tuple[str, ...], **given: Any) -> int:
     options = Options(
         mode=given["mode"],
         only=_sections(given["only"]),
-        snapshot=given["snapshot"] or "all",
+        snapshot="all" if given["snapshot"] is None else given["snapshot"],
         base=given["base"],
         flags=given["flags"],
         lock=given["lock"],
@@ -157,7 +161,7 @@ def command(images: tuple[str, ...], **given: Any) -> int:
 def _refuse_foreign(given: dict[str, Any]) -> None:
     """Raise UsageError for an option that the mode does not take."""
     for name, modes in BELONGS.items():
-        if given[name] and given["mode"] not in modes:
+        if given[name] not in (None, False) and given["mode"] not in modes:
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} belongs to -m {' or -m '.join(modes)}")
     if given["lock"] and given["force_share"]:
@@ -165,10 +169,11 @@ def _refuse_foreign(given: dict[str, Any]) -> None:
 
 
 def _sections(only: str | None) -> str:
-    for section in (only or "all").split(","):
+    only = "all" if only is None else only
+    for section in only.split(","):
         if section not in SECTIONS:
             raise UsageError(f"unknown section {section!r}; known: {', '.join(SECTIONS)}")
-    return only or "all"
+    return only
 
 
 def _set_color(given: dict[str, Any]) -> None:
@@ -220,7 +225,7 @@ def _run_one(
         from qfix.report.jsonout import failure
 
         click.echo(json.dumps(failure(path, error), indent=None if options.several else 4))
-    click.echo(f"qfix: {error}", err=True)
+    click.echo(f"qfix: {_escaped(str(error))}", err=True)
     return error.status, 1
 
 
@@ -235,6 +240,7 @@ def _qemu_status(diagnosis: Diagnosis) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; whatever happens, no traceback."""
+    _prepare_streams()
     try:
         status = command.main(args=arguments, prog_name="qfix", standalone_mode=False)
         sys.stdout.flush()
@@ -243,8 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("", err=True)
         status = Status.INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):  # click turns the one into the other
+        _discard_output()
         status = PIPE_CLOSED
     except Exception as error:  # noqa: BLE001  (promise 5: never a traceback)
         status = _failure(error)
@@ -257,9 +263,34 @@ def _failure(error: Exception) -> int:
         click.echo(f"qfix: {error.format_message()}", err=True)
         return Status.USAGE
     if isinstance(error, QfixError):
-        click.echo(f"qfix: {error}", err=True)
+        click.echo(f"qfix: {_escaped(str(error))}", err=True)
         return error.status
+    if isinstance(error, OSError):
+        _discard_output()
+        click.echo(f"qfix: the output can't be written: {error.strerror}", err=True)
+        return Status.IO_ERROR
     return _defect(error)
+
+
+def _escaped(message: str) -> str:
+    """Return a message with the control characters of file names escaped."""
+    return printable(os.fsencode(message), limit=MOST_MESSAGE)
+
+
+def _prepare_streams() -> None:
+    """Make sure that there is something to print to, and that any name can be printed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Send what is still to be flushed nowhere, so that nothing complains at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _defect(error: Exception) -> int:

@@ -81,4 +81,5 @@ def examine(file: ImageFile, *, backing: bool = True) -> Diagnosis:
     ):
         findings += check(image, made)
     findings += made.tally.found
+    findings += header.tables_can_be_read(image)
     return Diagnosis(first.head, image, tuple(joined(findings)), made)

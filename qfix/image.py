@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from qfix.errors import ReadError
 from qfix.layout import bitmaps, extensions, header, snapshots, tables
 from qfix.layout.geometry import Geometry
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from qfix.arrays import Words
     from qfix.file import ImageFile
+    from qfix.layout.snapshots import Reader
 
 GUESSES = (
     (b"VMDK", 0, "a VMDK disk"),
@@ -38,7 +40,8 @@ GUESSES = (
     (b"_BHRfS_M", 0x10040, "a raw btrfs file system"),
     (b"\x55\xaa", 510, "a raw disk with a boot sector"),
 )
-PROBE_BYTES = 0x10048
+PROBE_BYTES = 0x10200
+SECTOR = 512
 
 
 class Head(NamedTuple):
@@ -79,6 +82,7 @@ class Image:
     head: Head
     header: header.Header
     geometry: Geometry
+    unreadable: list[tuple[int, int, str]] = field(default_factory=list)
 
     @property
     def file(self) -> ImageFile:
@@ -126,7 +130,8 @@ class Image:
         if found is not None:
             names |= extensions.feature_names(found.data)
         known = [bit for bit in range(64) if bits >> bit & 1]
-        return ", ".join(names.get((word, bit)) or f"bit {bit}" for bit in known)
+        told = (names.get((word, bit)) or f"bit {bit}" for bit in known)
+        return ", ".join(printable(name.encode()) for name in told)
 
     @cached_property
     def snapshot_table(self) -> tuple[list[snapshots.Snapshot], snapshots.TableEnd]:
@@ -137,7 +142,8 @@ class Image:
         if not count or offset % self.geometry.cluster_size or offset > header.MAX_FILE_OFFSET:
             return [], snapshots.TableEnd(0)
         inside = self.geometry.file_length - offset
-        items = list(snapshots.walk_snapshots(self.file.read, offset, count, inside))
+        read = self.reader("the snapshot table")
+        items = list(snapshots.walk_snapshots(read, offset, count, inside))
         found = [item for item in items if isinstance(item, snapshots.Snapshot)]
         ends = [item for item in items if isinstance(item, snapshots.TableEnd)]
         return found, ends[-1]
@@ -155,21 +161,39 @@ class Image:
             return None
         inside = self.geometry.file_length - extension.bitmap_directory_offset
         size = min(extension.bitmap_directory_size, bitmaps.MAX_DIRECTORY_BYTES, inside)
-        raw = self.file.read(extension.bitmap_directory_offset, size)
+        raw = self.reader("the bitmap directory")(extension.bitmap_directory_offset, size)
         limit = bitmaps.MAX_BITMAPS + 1
         return bitmaps.parse_directory(raw, extension.bitmap_directory_offset, limit)
 
-    def table(self, offset: int, entries: int) -> Words:
+    def table(self, offset: int, entries: int, what: str) -> Words:
         """Return up to *entries* 64-bit words at *offset*; what is behind the file is left out."""
         from qfix.arrays import words
 
         inside = max(0, self.geometry.file_length - offset)
-        return words(self.file.read(offset, min(entries * tables.ENTRY_SIZE, inside)))
+        return words(self.reader(what)(offset, min(entries * tables.ENTRY_SIZE, inside)))
+
+    def reader(self, what: str) -> Reader:
+        """Return a read that gives zeros for sectors the host can't read, and notes them.
+
+        They are noted in `unreadable` as (offset, length, *what*).
+        """
+
+        def read(offset: int, length: int) -> bytes:
+            try:
+                return self.file.read(offset, length)
+            except ReadError:
+                sectors = range(offset, offset + length, SECTOR)
+                view = memoryview(bytearray(len(sectors) * SECTOR))
+                failed = self.file.read_each(view, sectors, SECTOR)
+                self.unreadable.extend((sectors[at], SECTOR, what) for at in failed)
+                return bytes(view[:length])
+
+        return read
 
 
 def read_head(file: ImageFile) -> Head:
     """Read and decode the header cluster of *file*; never fails on what the bytes are."""
-    raw = file.read(0, PROBE_BYTES)
+    raw = file.read(0, header.FULL_LENGTH)
     decoded = header.decode_header(raw)
     damaged = decoded.magic != header.MAGIC and _plausible(decoded, file.size)
     if decoded.magic == header.MAGIC or damaged:
@@ -177,6 +201,9 @@ def read_head(file: ImageFile) -> Head:
         if header.MIN_CLUSTER_BITS <= bits <= header.MAX_CLUSTER_BITS:
             raw = file.read(0, 1 << bits)
         return Head(file, raw, decoded, magic_damaged=damaged)
+    probe = bytearray(PROBE_BYTES)
+    file.read_each(memoryview(probe), range(0, PROBE_BYTES, SECTOR), SECTOR)
+    raw = bytes(probe)
     return Head(file, raw, None, False, _guess(raw, file.size), _hidden_cluster_size(file))
 
 

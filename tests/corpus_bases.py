@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from build import BACKING_FORMAT, COPIED, DATA_FILE_NAME, LUKS_HEADER, Qcow2
 from build_write import deflate, finish
+
+from build import BACKING_FORMAT, COPIED, DATA_FILE_NAME, LUKS_HEADER, Qcow2
 
 if TYPE_CHECKING:
     from build import Picture
@@ -26,7 +27,7 @@ def text(content: bytes) -> bytes:
     return (content * 512)[:512]
 
 
-def described(**options: Any) -> Qcow2:  # noqa: ANN401 - fields of Qcow2
+def described(**options: Any) -> Qcow2:
     """4 L2 table, 5 to 8 data of guest clusters 0 to 3."""
     image = Qcow2(**options)
     for guest in range(4):
@@ -34,12 +35,12 @@ def described(**options: Any) -> Qcow2:  # noqa: ANN401 - fields of Qcow2
     return image
 
 
-def plain(**options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
+def plain(**options: Any) -> Picture:
     """Nine clusters: what `described` says."""
     return finish(described(**options))
 
 
-def plain_1k(**options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
+def plain_1k(**options: Any) -> Picture:
     """As `plain`, with clusters of 1 KiB: offsets can be unaligned. 9 is free."""
     image = described(cluster_bits=10, **options)
     image.skip()
@@ -53,7 +54,7 @@ def leaky() -> Picture:
     return finish(image)
 
 
-def with_snapshots(**options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
+def with_snapshots(**options: Any) -> Picture:
     """Two snapshots, guest cluster 1 written after the first, 2 after the second.
 
     First: 4 L2 table, 5 to 8 data, 9 L1 table. Second: 10 L2 table, 5 11 7 8 data, 12 L1 table.
@@ -68,7 +69,7 @@ def with_snapshots(**options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
     return finish(image)
 
 
-def one_snapshot(id_str: str = "1", name: str = "one", **options: Any) -> Picture:  # noqa: ANN401 - of Qcow2.snapshot
+def one_snapshot(id_str: str = "1", name: str = "one", **options: Any) -> Picture:
     """With a snapshot that shares everything: 9 its L1 table, 10 the snapshot table."""
     image = described()
     image.snapshot(id_str, name, **options)
@@ -83,7 +84,7 @@ def two_snapshots(first: tuple[str, str], second: tuple[str, str]) -> Picture:
     return finish(image)
 
 
-def compressed(**options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
+def compressed(**options: Any) -> Picture:
     """4 L2 table; guest clusters 0 to 3 compressed in 5 and 6, the third one in both."""
     image = Qcow2(**options)
     for guest in range(4):
@@ -91,7 +92,7 @@ def compressed(**options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
     return finish(image)
 
 
-def extended(*, packed: bool = False, **options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
+def extended(*, packed: bool = False, **options: Any) -> Picture:
     """With extended L2 entries, 16 KiB clusters: 4 L2 table, 5 data, cut behind a sector."""
     image = Qcow2(size=1 << 20, cluster_bits=14, extended=True, **options)
     image.write(0)
@@ -101,7 +102,7 @@ def extended(*, packed: bool = False, **options: Any) -> Picture:  # noqa: ANN40
     return finish(image).resize(((6 if packed else 5) << 14) + 512)
 
 
-def with_bitmap(*names: str, **options: Any) -> Picture:  # noqa: ANN401 - of Qcow2.bitmap
+def with_bitmap(*names: str, **options: Any) -> Picture:
     """With one bitmap: 9 its data, 10 its table, 11 the directory."""
     image = described()
     for name in names or ("daily",):
@@ -116,7 +117,7 @@ def luks(area: bytes = LUKS_HEADER.ljust(1000, b"\0")) -> Picture:
     return finish(image)
 
 
-def data_file(*, snapshot: bool = False, **options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
+def data_file(*, snapshot: bool = False, **options: Any) -> Picture:
     """Guest data in another file: 4 L2 table, which maps guest clusters 0 to 3."""
     options = {"extensions": [(DATA_FILE_NAME, DATA_FILE)], **options}
     image = described(data_file=True, **options)
@@ -125,7 +126,7 @@ def data_file(*, snapshot: bool = False, **options: Any) -> Picture:  # noqa: AN
     return finish(image)
 
 
-def backed(name: bytes, image_format: bytes = b"raw", **options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
+def backed(name: bytes, image_format: bytes = b"raw", **options: Any) -> Picture:
     """With a backing file."""
     return plain(backing=name, extensions=[(BACKING_FORMAT, image_format)], **options)
 
@@ -181,7 +182,7 @@ def shared_table(entries: int) -> Picture:
     return picture.poke({f"l1[{index}]": value for index in range(entries)})
 
 
-def fresh(**options: Any) -> Picture:  # noqa: ANN401 - fields of Qcow2
+def fresh(**options: Any) -> Picture:
     """As QEMU makes it: the file ends with the last L1 entry."""
     image = Qcow2(**options)
     assert image.l1_size is not None

@@ -204,7 +204,8 @@ def test_short_reads_are_continued(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
     monkeypatch.setattr(os, "preadv", sip)
     assert qfix(path).status == 0
-    assert len(calls) > 16 * SECTOR // 100
+    tables = 6  # header, L1, L2, refcount table and block, snapshot table: a cluster each
+    assert len(calls) >= tables * SECTOR // 100
 
 
 def test_no_memory_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

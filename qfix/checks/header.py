@@ -134,6 +134,18 @@ def compression_agrees(image: Image) -> Iterator[Findings]:
         yield problems.PADDING.at(0, host=105)
 
 
+def tables_can_be_read(image: Image) -> Iterator[Findings]:
+    """The host could read every table that was asked for so far."""
+    if image.unreadable:
+        offsets, lengths, whats = zip(*sorted(set(image.unreadable)), strict=True)
+        yield problems.UNREADABLE.at(
+            [offset >> image.geometry.cluster_bits for offset in offsets],
+            host=list(offsets),
+            length=list(lengths),
+            what=list(whats),
+        )
+
+
 CHECKS = (
     geometry_is_possible,
     version_fits_fields,

@@ -174,12 +174,12 @@ def _report_l2(
     slots = _empty_slots(image, made)
     reach = image.geometry.bytes_per_l1_entry
     guests: list[tuple[int, int, int]] = []
-    where = "no active L1 entry lacks one, so perhaps a snapshot's"
+    where = "no active L1 entry lacks a table, so it may be a snapshot's"
     if slots.size == 1:
-        where = f"probably of L1 entry {int(slots[0])}"
+        where = f"probably that of L1 entry {int(slots[0])}, the only one without a table"
         guests = [(0, int(slots[0]) * reach, reach)]
     elif slots.size:
-        where = f"of one of {slots.size} empty L1 entries from {int(slots[0])} on"
+        where = f"that of one of {slots.size} L1 entries without a table, {int(slots[0])} and on"
     number = int(l2.sum())
     yield problems.LOST_L2.at(
         suspects.cluster[l2],
@@ -189,7 +189,7 @@ def _report_l2(
         leads=suspects.leads[l2],
         bytes=suspects.leads[l2] << image.geometry.cluster_bits,
         where=[
-            "of the lost L1 table" if known else where
+            "the lost L1 table leads to it" if known else where
             for known in np.isin(suspects.cluster[l2], l1_targets).tolist()
         ],
         guests=[guests] * number,

@@ -8,10 +8,18 @@ import click
 
 from qfix.examine import examine
 from qfix.modes.header import header_lines
-from qfix.modes.look import emit, hidden_line, opened, say, shown
+from qfix.modes.look import IN_USE, emit, hidden_line, opened, say, shown, shown_path
 from qfix.report import text
 from qfix.report.jsonout import record
-from qfix.report.page import entry_lines, looked_at, next_steps, qemu_summary, verdict
+from qfix.report.page import (
+    entry_lines,
+    gravest_first,
+    looked_at,
+    meaning,
+    next_steps,
+    qemu_summary,
+    verdict,
+)
 from qfix.report.summary import qemu_counts
 
 if TYPE_CHECKING:
@@ -43,7 +51,7 @@ def one_line(path: str, diagnosis: Diagnosis) -> str:
     if counts["leaks"]:
         cells.append(f"{counts['leaks']} leaked clusters")
     rest = f" ({', '.join(cells[:4])}{', ...' if len(cells) > 4 else ''})" if cells else ""
-    return f"{path}: {diagnosis.status.verdict}{rest}"
+    return f"{shown_path(path)}: {diagnosis.status.verdict}{rest}"
 
 
 def page(
@@ -56,7 +64,7 @@ def page(
 ) -> Iterator[str]:
     """Yield the lines of the page."""
     if options.verbosity >= 0:
-        yield f"image: {path}"
+        yield f"image: {shown_path(path)}"
         yield from text.pairs(looked_at(diagnosis))
         if options.verbosity > 0:
             yield from text.pairs(entry_lines(diagnosis))
@@ -65,14 +73,14 @@ def page(
             yield from header_lines(diagnosis.head)
             yield ""
         limit = None if options.verbosity > 1 else text.FEW
-        for found in findings:
+        for found in gravest_first(findings):
             yield from text.kind_lines(found, diagnosis.image, limit, show_flags=options.flags)
-            yield f"  means: {found.problem.meaning}"
+            yield f"  means: {meaning(found.problem, diagnosis)}"
             yield ""
         yield from hidden_line(diagnosis, findings)
     yield from qemu_summary(diagnosis)
     if in_use:
-        yield "Another process writes to this image: the result can't be relied on."
+        yield IN_USE
     yield verdict(diagnosis.status)
     if options.verbosity >= 0:
         steps = list(next_steps(path, diagnosis))

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from qfix.examine import examine
 from qfix.modes.header import header_lines
-from qfix.modes.look import emit, hidden_line, opened, say, shown
+from qfix.modes.look import IN_USE, emit, hidden_line, opened, say, shown, shown_path
 from qfix.report import text
 from qfix.report.jsonout import record
-from qfix.report.page import qemu_summary, verdict
+from qfix.report.page import meaning, qemu_summary, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,13 +25,13 @@ def error(path: str, options: Options) -> Diagnosis:
         if options.json:
             emit(record(path, diagnosis, shown(diagnosis, options), in_use=in_use), options)
         else:
-            say(listing(path, diagnosis, options))
+            say(listing(path, diagnosis, options, in_use=in_use))
     return diagnosis
 
 
-def listing(path: str, diagnosis: Diagnosis, options: Options) -> Iterator[str]:
+def listing(path: str, diagnosis: Diagnosis, options: Options, *, in_use: bool) -> Iterator[str]:
     """Yield the lines of the list."""
-    yield f"image: {path}"
+    yield f"image: {shown_path(path)}"
     if options.header:
         yield from header_lines(diagnosis.head)
     findings = shown(diagnosis, options)
@@ -39,11 +39,13 @@ def listing(path: str, diagnosis: Diagnosis, options: Options) -> Iterator[str]:
         yield ""
         yield from text.kind_lines(found, diagnosis.image, None, show_flags=options.flags)
         if options.verbosity > 0:
-            yield f"  means: {found.problem.meaning}"
+            yield f"  means: {meaning(found.problem, diagnosis)}"
             yield f"  to do: {found.problem.advice}"
     yield ""
     yield from hidden_line(diagnosis, findings)
     yield from qemu_summary(diagnosis)
+    if in_use:
+        yield IN_USE
     yield verdict(diagnosis.status)
     if findings and options.verbosity >= 0:
         yield f"qfix --explain {findings[0].problem.code}   says what a kind means, and what to do"

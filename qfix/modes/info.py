@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qfix.examine import inspect
 from qfix.modes.facts import bitmap_rows, facts, snapshot_rows
 from qfix.modes.header import header_lines, header_rows
-from qfix.modes.look import emit, opened, say
+from qfix.modes.look import emit, opened, say, shown_path
 from qfix.report import text
 from qfix.report.rows import as_json
 
@@ -58,7 +58,7 @@ def _record(
 
 def lines(path: str, diagnosis: Diagnosis, told: dict[str, Any], options: Options) -> Iterator[str]:
     """Yield the page."""
-    yield from text.pairs([("image", path), *_shown(told)])
+    yield from text.pairs([("image", shown_path(path)), *_shown(told)])
     for title, rows in (
         ("snapshots", snapshot_rows(diagnosis)),
         ("bitmaps", bitmap_rows(diagnosis)),

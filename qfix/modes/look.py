@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 SECTIONS = {"snapshot": "TCSD", "refcount": "R"}
 ALWAYS = "HB"
 LINES_AT_ONCE = 500
+MOST_PATH = 4096
+IN_USE = "Another process writes to this image: the result can't be relied on."
 
 
 @contextmanager
@@ -50,6 +53,11 @@ def opened(path: str, options: Options) -> Iterator[tuple[ImageFile, bool]]:
 def note(text: str) -> None:
     """Say something beside the results, on standard error."""
     click.echo(f"qfix: {text}", err=True)
+
+
+def shown_path(path: str) -> str:
+    """Return a path of the command line with control characters escaped."""
+    return printable(os.fsencode(path), limit=MOST_PATH)
 
 
 def say(lines: Iterable[str]) -> None:

@@ -246,9 +246,9 @@ LOST_L2 = error(
     METADATA,
     MANUAL,
     "leaked cluster {first} looks like an L2 table that nothing leads to any more: {leads} of its"
-    " {used} entries lead to clusters whose refcount counts a user that is not found ({where})",
-    "Up to {bytes} bytes of guest data hang on it. qemu-img calls them leaks that do no harm, and"
-    " its repair frees them.",
+    " {used} entries lead to clusters with a user that is not found, {bytes} bytes; {where}",
+    "Guest data hangs on it that nothing else leads to. qemu-img calls it leaks that do no harm,"
+    " and its repair frees it.",
     LOST,
 )
 EMPTIED_L2 = error(

@@ -115,6 +115,11 @@ def _report_rest(seen: Comparison) -> None:
             used=seen.unreached,
             host=stored.position,
         )
+    first, last, used = stored.behind(tally.size)
+    if used:
+        tally.stored_end = last + 1
+        host = first * tally.geometry.cluster_size
+        tally.found.add(problems.BEHIND_END, first=[first], used=used, host=host)
     blocks, offsets = stored.unread()
     tally.found.add(
         header_problems.UNREADABLE,
@@ -123,11 +128,6 @@ def _report_rest(seen: Comparison) -> None:
         length=tally.geometry.cluster_size,
         what="a refcount block",
     )
-    first, last, used = stored.behind(tally.size)
-    if used:
-        tally.stored_end = last + 1
-        host = first * tally.geometry.cluster_size
-        tally.found.add(problems.BEHIND_END, first=[first], used=used, host=host)
 
 
 def find_overflows(tally: Tally) -> None:

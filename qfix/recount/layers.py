@@ -98,7 +98,7 @@ def _nonzero_entries(
         if size > budget:
             skipped += size
             continue
-        words = image.table(offset, size)
+        words = image.table(offset, size, "an L1 table")
         budget -= words.size
         used = np.flatnonzero(words)
         statistics = tally.statistics.l1[0 if active else 1]

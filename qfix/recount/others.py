@@ -61,7 +61,7 @@ def _claim_bitmap(image: Image, tally: Tally, bitmap: bitmaps.Bitmap) -> None:
     length = entry.bitmap_table_size * ENTRY_SIZE
     if not tally.claim(place, length, Kind.BITMAP_TABLE, bitmap.index):
         return
-    words = image.table(place, entry.bitmap_table_size)
+    words = image.table(place, entry.bitmap_table_size, "a bitmap table")
     offset = (words & np.uint64(bitmaps.TABLE_OFFSET)).astype(np.int64)
     reserved = (words & np.uint64(bitmaps.TABLE_RESERVED)) != 0
     reserved |= (offset > 0) & ((words & np.uint64(1)) != 0)

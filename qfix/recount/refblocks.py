@@ -38,7 +38,7 @@ def read_reftable(image: Image) -> Reftable:
     offset = head.refcount_table_offset
     if offset >= image.geometry.file_length:
         return Reftable(np.zeros(0, np.uint64), total, 0)
-    return Reftable(image.table(offset, total), total, offset)
+    return Reftable(image.table(offset, total, "the refcount table"), total, offset)
 
 
 def claim_blocks(image: Image, tally: Tally, table: Reftable) -> None:

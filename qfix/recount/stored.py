@@ -160,12 +160,17 @@ class Stored:
             if offset is None:
                 readable[at] = False
             elif 0 < offset < self._image.geometry.file_length:
-                values[at] = self._block(offset)[clusters[at] % per]
+                block_values = self._block(number, offset)
+                values[at] = block_values[clusters[at] % per]
+                readable[at] = number not in self.unreadable_blocks
         return values, readable
 
-    def _block(self, offset: int) -> AnyArray:
+    def _block(self, number: int, offset: int) -> AnyArray:
+        """Return the refcounts of a block, zeros where the host can't read it."""
         geometry = self._image.geometry
-        raw = np.frombuffer(self._image.file.read(offset, geometry.cluster_size), np.uint8)
+        raw = np.empty(geometry.cluster_size, np.uint8)
+        if self._image.file.read_each(raw.data, [offset], geometry.cluster_size):
+            self.unreadable_blocks.add(number)
         return unpack_refcounts(raw, geometry.refcount_order)
 
     def behind(self, size: int) -> tuple[int, int, int]:
@@ -176,7 +181,8 @@ class Stored:
         known &= (place < self._image.geometry.file_length) & ((block + 1) * per > size)
         first, last, count = -1, -1, 0
         for number in np.sort(block[known]).tolist():
-            used = np.flatnonzero(self._block(int(self._offsets[number]))) + number * per
+            offset = int(self._offsets[number])
+            used = np.flatnonzero(self._block(number, offset)) + number * per
             used = used[used >= size]
             if used.size:
                 first = int(used[0]) if first < 0 else first

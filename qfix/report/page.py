@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qfix.errors import Status
+from qfix.problems import Severity, refcounts, tables
 from qfix.problems import header as header_problems
 from qfix.report.rows import list_command
 from qfix.report.summary import qemu_counts, space
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from qfix.examine import Diagnosis
     from qfix.image import Image
+    from qfix.problems import Findings, Problem
 
 MEANINGS = {
     Status.GOOD: "The image is good.",
@@ -117,6 +119,35 @@ def qemu_summary(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"Image end offset: {counts['image-end-offset']}"
 
 
+def overlaps(diagnosis: Diagnosis) -> bool:
+    """Tell whether clusters have several owners: their refcounts are then not to be trusted."""
+    kinds = (tables.REUSED, tables.DATA_ON_METADATA, tables.METADATA_ON_METADATA)
+    return any(found.problem in kinds for found in diagnosis.findings)
+
+
+def meaning(problem: Problem, diagnosis: Diagnosis) -> str:
+    """Return what a finding means beside the others of the same image."""
+    lost = (tables.LOST_L1, tables.LOST_L2, tables.EMPTIED_L2)
+    seen = [found.problem.code for found in diagnosis.findings if found.problem in lost]
+    if seen and problem in (refcounts.LEAKED, refcounts.TOO_HIGH):
+        return f"Not waste: some or all of it is what a lost table led to, see {seen[0]}."
+    return problem.meaning
+
+
+def gravest_first(findings: list[Findings]) -> list[Findings]:
+    """Return findings for people: errors, leaks, warnings, notes; tables before refcounts."""
+    ranks = {Severity.ERROR: 0, Severity.LEAK: 1, Severity.WARNING: 2, Severity.NOTE: 3}
+    passes = "HTSBDRC"
+    return sorted(
+        findings,
+        key=lambda item: (
+            ranks[item.problem.severity],
+            passes.index(item.problem.code[0]),
+            item.problem.code,
+        ),
+    )
+
+
 def verdict(status: Status) -> str:
     """Return the line that says what the image is, and what that means."""
     color = "green" if status is Status.GOOD else "red"
@@ -129,6 +160,8 @@ def next_steps(path: str, diagnosis: Diagnosis) -> Iterator[str]:
     if not diagnosis.findings:
         return
     grave = [item for item in diagnosis.findings if item.problem.status is diagnosis.status]
+    if overlaps(diagnosis):
+        grave = [item for item in grave if item.problem.code[0] not in "RC"]
     for found in grave[:FEW] if diagnosis.status is not Status.GOOD else ():
         yield f"  {found.problem.code}: {found.problem.advice}"
     if diagnosis.find(header_problems.NOT_QCOW2) is None:

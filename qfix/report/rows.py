@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from qfix.image import printable
@@ -87,7 +88,11 @@ def list_command(path: str) -> str:
     """Return the command that lists every finding of an image."""
     import shlex
 
-    return f"qfix -m error {shlex.quote(path)}"
+    shown = printable(os.fsencode(path), limit=4096)
+    if shown == path:
+        return f"qfix -m error {shlex.quote(path)}"
+    escaped = shown.replace("'", "\\'")
+    return f"qfix -m error $'{escaped}'"
 
 
 def as_json(findings: Findings, image: Image | None, path: str) -> Iterator[dict[str, Any]]:

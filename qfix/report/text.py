@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 
 FEW = 3
 FEW_RANGES = 8
+COUNTED = (
+    "host cluster",
+    "L1 entry",
+    "L2 entry",
+    "L2 table",
+    "L1 table",
+    "refcount block",
+    "refcount table entry",
+    "snapshot",
+)
+"""What `first` and `count` of a finding number; of other structures there is one a row."""
 COLORS = {
     Severity.NOTE: "blue",
     Severity.WARNING: "yellow",
@@ -48,13 +59,14 @@ def kind_lines(
     """Yield a heading and the findings of one kind, at most *limit* of them."""
     problem = findings.problem
     total = len(findings) + findings.dropped
-    units = findings.units
+    units = findings.units if problem.structure in COUNTED else total
     noun = problem.structure if units == 1 else _plural(problem.structure)
     head = f"{problem.code} {problem.name} ({problem.severity.value}): {units} {noun}"
     yield click.style(head, fg=COLORS[problem.severity], bold=True)
     for row in findings.rows(limit):
         spelled = f"  {flags(row)}" if show_flags and flags(row) else ""
-        yield f"  {wording(problem, row, image)}{_run(row)}{spelled}"
+        run = _run(row) if problem.structure in COUNTED else ""
+        yield f"  {wording(problem, row, image)}{run}{spelled}"
         yield from _places(row, image, limit)
     rest = total - min(len(findings), total if limit is None else limit)
     if rest:
