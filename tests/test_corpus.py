@@ -123,3 +123,9 @@ def test_every_problem_is_explained(code: str) -> None:
 def _as_pattern(message: str) -> str:
     parts = Formatter().parse(message)
     return "".join(re.escape(text) + (".*" if name is not None else "") for text, name, *_ in parts)
+
+
+def test_meanings_and_advice_name_no_facts() -> None:
+    """They are shown as they stand, by --explain too."""
+    for problem in CATALOGUE.values():
+        assert "{" not in problem.meaning + problem.advice, problem.code

@@ -247,7 +247,7 @@ def test_a_lock_elsewhere_in_the_file_is_none_of_ours(image: Path, fd: int) -> N
 
 def test_a_command_is_shown_printable(tmp_path: Path) -> None:
     (tmp_path / "cmdline").write_bytes(b"qemu\0\x1b[31m\n\xff\0\xe2\x80\xae\xc3\xa9\0")
-    assert locks._command(tmp_path) == r"qemu \x1b[31m\n\xff \u202eé"
+    assert locks._command(str(tmp_path)) == r"qemu \x1b[31m\n\xff \u202eé"
 
 
 @BOTH

@@ -171,15 +171,21 @@ def _report_l2(
 ) -> Iterator[Findings]:
     if not l2.any():
         return
-    slots = _empty_slots(image, made)
+    slots, witnessed = _empty_slots(image, made)
     reach = image.geometry.bytes_per_l1_entry
     guests: list[tuple[int, int, int]] = []
-    where = "no active L1 entry lacks a table, so it may be a snapshot's"
-    if slots.size == 1:
+    target = suspects.target[l2]
+    inside = (target >= 0) & (target < made.tally.size)
+    shared = bool((made.tally.counted[np.where(inside, target, 0)][inside] > 0).any())
+    if shared and not witnessed:
+        where = "it shares clusters with tables in use, so it may be a snapshot's"
+    elif slots.size == 1:
         where = f"probably that of L1 entry {int(slots[0])}, the only one without a table"
         guests = [(0, int(slots[0]) * reach, reach)]
     elif slots.size:
         where = f"that of one of {slots.size} L1 entries without a table, {int(slots[0])} and on"
+    else:
+        where = "no active L1 entry lacks a table, so it may be a snapshot's"
     number = int(l2.sum())
     yield problems.LOST_L2.at(
         suspects.cluster[l2],
@@ -196,10 +202,10 @@ def _report_l2(
     )
 
 
-def _empty_slots(image: Image, made: Recount) -> IntArray:
-    """Return the active L1 entries that lead nowhere.
+def _empty_slots(image: Image, made: Recount) -> tuple[IntArray, bool]:
+    """Return the active L1 entries that lead nowhere, and whether snapshots have tables there.
 
-    Where a snapshot has a table for some of them, only those: the active layer had one there too.
+    Where they have for some, only those are returned: the active layer had one there too.
     """
     geometry, entries = image.geometry, made.entries
     taken = (entries.layer == 0) & (entries.target > 0)
@@ -208,7 +214,7 @@ def _empty_slots(image: Image, made: Recount) -> IntArray:
     total = min(geometry.needed_l1_entries, image.header.l1_size, geometry.file_length)
     free = np.setdiff1d(np.arange(total), entries.index[taken])
     witness = np.intersect1d(free, entries.index[(entries.layer > 0) & (entries.target > 0)])
-    return witness if witness.size else free
+    return (witness, True) if witness.size else (free, False)
 
 
 def _report_emptied(image: Image, made: Recount, plain: int) -> Iterator[Findings]:

@@ -36,8 +36,9 @@ TOO_MANY = error(
     "header",
     SNAPSHOTS,
     MANUAL,
-    "ERROR snapshot table too large: {snapshots} snapshots, at most 65536 are allowed",
-    "The count in the header is damaged; {plausible} entries look like snapshots.",
+    "ERROR snapshot table too large: {snapshots} snapshots, at most 65536 are allowed;"
+    " {plausible} entries look like snapshots",
+    "The count in the header is damaged.",
     KEEP + " The field stands at offset 60.",
 )
 OVERRUN = error(
@@ -46,8 +47,8 @@ OVERRUN = error(
     "snapshot table",
     SNAPSHOTS,
     MANUAL,
-    "the snapshot table can't be read from entry {first} on: {reason}",
-    "{count} snapshots are not found; their clusters look leaked.",
+    "the snapshot table can't be read from entry {first} on ({count} entries): {reason}",
+    "The snapshots from there on are not found; their clusters look leaked.",
     KEEP,
 )
 EXTRA_TOO_LARGE = error(
@@ -170,7 +171,7 @@ PHANTOM = error(
     "snapshot",
     SNAPSHOTS,
     MANUAL,
-    "{count} snapshot table entries from {first} on are all zeros: no id, no name, no L1 table",
+    "snapshot table entry {first} is all zeros: no id, no name, no L1 table",
     "The count in the header is too high, or the table was overwritten.",
     "If the list before it is complete, the count at offset 60 of the header is too high. " + KEEP,
 )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qfix.image import Image
     from qfix.problems import Findings, Problem
 
+LOST = (tables.LOST_L1.code, tables.LOST_L2.code, tables.EMPTIED_L2.code)
 MEANINGS = {
     Status.GOOD: "The image is good.",
     Status.LEAKS: "Some space is wasted. The guest's data is not affected.",
@@ -127,10 +128,18 @@ def overlaps(diagnosis: Diagnosis) -> bool:
 
 def meaning(problem: Problem, diagnosis: Diagnosis) -> str:
     """Return what a finding means beside the others of the same image."""
-    lost = (tables.LOST_L1, tables.LOST_L2, tables.EMPTIED_L2)
-    seen = [found.problem.code for found in diagnosis.findings if found.problem in lost]
-    if seen and problem in (refcounts.LEAKED, refcounts.TOO_HIGH):
-        return f"Not waste: some or all of it is what a lost table led to, see {seen[0]}."
+    if problem not in (refcounts.LEAKED, refcounts.TOO_HIGH):
+        return problem.meaning
+    damage = [
+        found.problem.code
+        for found in diagnosis.findings
+        if found.problem.status in (Status.METADATA, Status.SNAPSHOTS)
+    ]
+    lost = [code for code in damage if code in LOST]
+    if lost:
+        return f"Not waste: some or all of it is what a lost table led to, see {lost[0]}."
+    if damage:
+        return f"Perhaps not waste: what the damage led to may be among it, see {damage[0]}."
     return problem.meaning
 
 
