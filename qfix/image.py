@@ -162,7 +162,7 @@ class Image:
         inside = self.geometry.file_length - extension.bitmap_directory_offset
         size = min(extension.bitmap_directory_size, bitmaps.MAX_DIRECTORY_BYTES, inside)
         raw = self.reader("the bitmap directory")(extension.bitmap_directory_offset, size)
-        limit = bitmaps.MAX_BITMAPS + 1
+        limit = min(extension.nb_bitmaps, bitmaps.MAX_BITMAPS) + 1
         return bitmaps.parse_directory(raw, extension.bitmap_directory_offset, limit)
 
     def table(self, offset: int, entries: int, what: str) -> Words:

@@ -60,7 +60,10 @@ class Directory(NamedTuple):
 
 
 def parse_directory(raw: bytes, base: int, limit: int) -> Directory:
-    """Parse a bitmap directory that stands at *base*, at most *limit* entries of it."""
+    """Parse a bitmap directory that stands at *base*, at most *limit* entries of it.
+
+    It ends early at an entry that does not fit, or that is all zeros.
+    """
     found: list[Bitmap] = []
     fixed = BitmapEntry.codec.size
     position = 0
@@ -68,6 +71,8 @@ def parse_directory(raw: bytes, base: int, limit: int) -> Directory:
         if position + fixed > len(raw):
             return Directory(tuple(found), position, base + position)
         entry = BitmapEntry.decode(raw, position)
+        if not any(entry):
+            return Directory(tuple(found), position, base + position)
         names = position + fixed + entry.extra_data_size
         end = (names + entry.name_size + 7) // 8 * 8
         if end > len(raw):

@@ -45,7 +45,7 @@ DIRECTORY_BROKEN = error(
     "bitmap directory",
     METADATA,
     LOSSY,
-    "Broken bitmap directory: the entry at {host:#x} does not fit",
+    "Broken bitmap directory: the entry at {host:#x} does not fit, or is all zeros",
     "QEMU does not open the image; bitmaps from this entry on can't be found.",
     BACKUP,
 )

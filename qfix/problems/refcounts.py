@@ -78,7 +78,7 @@ RT_UNALIGNED = error(
     METADATA,
     SAFE,
     "ERROR refcount block {first} is not cluster aligned; refcount table entry corrupted",
-    "The refcounts of {covered} clusters can't be read; a write there fails.",
+    "The refcounts of all clusters that it describes can't be read; a write there fails.",
     RECOUNT,
 )
 RT_OUTSIDE_FILE = error(
