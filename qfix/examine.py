@@ -12,7 +12,7 @@ from qfix.problems import header as header_problems
 from qfix.problems.model import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from qfix.file import ImageFile
     from qfix.recount import Recount
@@ -62,8 +62,13 @@ def inspect(file: ImageFile, *, backing: bool = True) -> Diagnosis:
     return Diagnosis(head, image, tuple(joined(findings)), None)
 
 
-def examine(file: ImageFile, *, backing: bool = True) -> Diagnosis:
-    """Examine the whole image: all of `inspect`, then every table and refcount."""
+def examine(
+    file: ImageFile, *, backing: bool = True, tell: Callable[[float], None] | None = None
+) -> Diagnosis:
+    """Examine the whole image: all of `inspect`, then every table and refcount.
+
+    *tell* is called now and then with the share of the work that is done, 0 to 1.
+    """
     first = inspect(file, backing=backing)
     image = first.image
     if image is None or any(found.problem in STOPS for found in first.findings):
@@ -71,7 +76,7 @@ def examine(file: ImageFile, *, backing: bool = True) -> Diagnosis:
     from qfix.checks import cut, data, lost, overlaps
     from qfix.recount import recount
 
-    made = recount(image)
+    made = recount(image, tell)
     findings = list(first.findings)
     for check in (
         *cut.CHECKS,

@@ -20,6 +20,7 @@ from qfix.report.page import (
     qemu_summary,
     verdict,
 )
+from qfix.report.progress import progress
 from qfix.report.summary import qemu_counts
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 def check(path: str, options: Options) -> Diagnosis:
     """Examine an image and print what matters of it."""
     with opened(path, options) as (file, in_use):
-        diagnosis = examine(file, backing=not options.base)
+        with progress() as tell:
+            diagnosis = examine(file, backing=not options.base, tell=tell)
         findings = shown(diagnosis, options)
         if options.json:
             emit(record(path, diagnosis, findings, in_use=in_use), options)

@@ -10,6 +10,7 @@ from qfix.modes.look import IN_USE, emit, hidden_line, opened, say, shown, shown
 from qfix.report import text
 from qfix.report.jsonout import record
 from qfix.report.page import meaning, qemu_summary, verdict
+from qfix.report.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 def error(path: str, options: Options) -> Diagnosis:
     """Examine an image and list everything that was found."""
     with opened(path, options) as (file, in_use):
-        diagnosis = examine(file, backing=not options.base)
+        with progress() as tell:
+            diagnosis = examine(file, backing=not options.base, tell=tell)
         if options.json:
             emit(record(path, diagnosis, shown(diagnosis, options), in_use=in_use), options)
         else:

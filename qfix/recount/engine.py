@@ -20,7 +20,7 @@ from qfix.recount.layers import (
 from qfix.recount.refblocks import Reftable, claim_blocks, read_reftable
 from qfix.recount.stored import Stored
 from qfix.recount.tally import Kind, Tally
-from qfix.recount.walk import walk_l2_tables
+from qfix.recount.walk import Progress, walk_l2_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,11 @@ class Recount:
     stored: Stored
 
 
-def recount(image: Image) -> Recount:
-    """Count every reference to every host cluster and compare with the stored refcounts."""
+def recount(image: Image, tell: Progress | None = None) -> Recount:
+    """Count every reference to every host cluster and compare with the stored refcounts.
+
+    *tell* is called now and then with the share of the work that is done, 0 to 1.
+    """
     geometry = image.geometry
     tally = Tally.of(geometry)
     tally.claim(0, geometry.cluster_size, Kind.HEADER)
@@ -49,7 +52,7 @@ def recount(image: Image) -> Recount:
     others.claim_bitmaps(image, tally)
     check_l1_entries(image, tally, entries)
     tables = collect_l2_tables(image, tally, entries)
-    walk_l2_tables(image, tally, tables)
+    walk_l2_tables(image, tally, tables, tell)
     claim_blocks(image, tally, reftable)
     find_overflows(tally)
     stored = Stored(image, reftable)

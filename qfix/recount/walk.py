@@ -1,5 +1,7 @@
 """The walk over L2 tables: counts what they lead to and finds damaged entries (format 5, 6)."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from qfix.arrays import BoolArray, IntArray
@@ -29,9 +31,18 @@ LATER = 1 << 62
 """Set in the key of claims by known owners: they come after those of new ones."""
 
 
-def walk_l2_tables(image: Image, tally: Tally, tables: L2Tables) -> None:
+Progress = Callable[[float], None]
+
+
+def walk_l2_tables(
+    image: Image, tally: Tally, tables: L2Tables, tell: Progress | None = None
+) -> None:
     """Count every reference of every table, and find damaged entries."""
+    done = 0
     for batch in read_batches(image, tables):
+        done += batch.tables.offset.size
+        if tell:
+            tell(done / tables.offset.size)
         if batch.failed:
             _report_unreadable(image, tally, batch)
         together = batch.tables.follows.copy()

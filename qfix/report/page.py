@@ -58,9 +58,11 @@ def looked_at(diagnosis: Diagnosis) -> Iterator[tuple[str, object]]:
     )
     yield "looked at", looked
     held = space(tally)
+    written = " (written since the last snapshot)" if image.snapshots else ""
     data = (
-        f"{held.active_only} active only, {held.shared} shared with snapshots,"
-        f" {held.snapshots_only} in snapshots only"
+        f"{held.active_only} only of the active layer{written},"
+        f" {held.shared} shared with snapshots,"
+        f" {held.snapshots_only} only of snapshots"
     )
     yield "data clusters", data
     other = (
