@@ -18,16 +18,15 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Make standard error a terminal; not a fixture, for capturing sets it anew after those."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     return stream
 
 
-def test_shows_the_share_after_a_second_and_wipes_it(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shows_the_share_after_a_second_and_wipes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = terminal(monkeypatch)
     clock = iter([0.0, 0.5, 1.1, 1.2, 1.4])
     monkeypatch.setattr(module, "monotonic", lambda: next(clock))
     with module.progress() as tell:
@@ -35,14 +34,15 @@ def test_shows_the_share_after_a_second_and_wipes_it(
         for share in (0.05, 0.1234, 0.2, 1.0):
             tell(share)
     shown, wiped = "    (12.34/100%)\r", " " * module.WIDTH + "\r"
-    assert terminal.getvalue() == shown + "    (100.00/100%)\r" + wiped
+    assert stream.getvalue() == shown + "    (100.00/100%)\r" + wiped
 
 
-def test_short_work_shows_nothing(terminal: Terminal) -> None:
+def test_short_work_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = terminal(monkeypatch)
     with module.progress() as tell:
         assert tell is not None
         tell(0.5)
-    assert terminal.getvalue() == ""
+    assert stream.getvalue() == ""
 
 
 def test_without_a_terminal_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,11 +51,12 @@ def test_without_a_terminal_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -
         assert tell is None
 
 
-def test_is_wiped_when_interrupted(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_wiped_when_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = terminal(monkeypatch)
     clock = iter([0.0, 2.0])
     monkeypatch.setattr(module, "monotonic", lambda: next(clock))
-    with pytest.raises(KeyboardInterrupt), module.progress() as tell:
+    with pytest.raises(KeyboardInterrupt), module.progress() as tell:  # noqa: PT012
         assert tell is not None
         tell(0.5)
         raise KeyboardInterrupt
-    assert terminal.getvalue().endswith("%)\r" + " " * module.WIDTH + "\r")
+    assert stream.getvalue().endswith("%)\r" + " " * module.WIDTH + "\r")
