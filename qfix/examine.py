@@ -73,7 +73,7 @@ def examine(
     image = first.image
     if image is None or any(found.problem in STOPS for found in first.findings):
         return first
-    from qfix.checks import cut, data, lost, overlaps
+    from qfix.checks import cut, data, lost, missing, overlaps
     from qfix.recount import recount
 
     made = recount(image, tell)
@@ -82,6 +82,7 @@ def examine(
         *cut.CHECKS,
         overlaps.clusters_have_one_owner,
         lost.leaks_are_not_lost_tables,
+        *missing.CHECKS,
         data.raw_data_is_mapped,
     ):
         findings += check(image, made)

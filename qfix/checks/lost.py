@@ -5,16 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qfix.arrays import NO_INTS, BoolArray, IntArray, Words, spread
+from qfix.arrays import NO_INTS, AnyArray, BoolArray, IntArray, Words, spread
+from qfix.checks.excess import Excess, excess, targets
 from qfix.image import Image
-from qfix.layout.tables import (
-    ALLOC_BITS,
-    COMPRESSED,
-    COPIED,
-    L2_RESERVED,
-    OFFSET_MASK,
-    descriptor_bits,
-)
 from qfix.problems import Findings
 from qfix.problems import refcounts as refcount_problems
 from qfix.problems import tables as problems
@@ -24,96 +17,108 @@ from qfix.recount.tally import METADATA
 HEAD_BYTES = 4096
 BATCH_BYTES = 4 << 20
 MOST_LEAKS = 1 << 22
-U = np.uint64
-
-
-@dataclass(frozen=True, slots=True)
-class Excess:
-    """Clusters whose refcount is higher than their references, as sorted runs."""
-
-    first: IntArray
-    end: IntArray
-
-    def holds(self, clusters: IntArray) -> BoolArray:
-        """Tell which of *clusters* are among them."""
-        if not self.first.size:
-            return np.zeros(clusters.shape, np.bool_)
-        at = np.searchsorted(self.first, clusters, "right") - 1
-        held: BoolArray = (at >= 0) & (clusters < self.end[at])
-        return held
+MOST_EMPTY_HEADS = 1 << 29
+LONG_RUN = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Suspects:
-    """Leaked clusters that read as tables: their entries' targets, tables by entries.
+    """Leaked clusters that read as tables, as columns of equal length.
 
-    `target` is the host cluster that an entry leads to, -1 where it leads nowhere. `flagged` ones
-    have an entry with the COPIED or compressed flag, which no other kind of table has.
+    Of the `used` entries that lead somewhere `leaked` lead to clusters without any reference,
+    `higher` to such or to ones with a refcount that is too high, `tables` to tables in use.
+    `flagged` ones have an entry with the COPIED or compressed flag, which no other kind of table
+    has.
     """
 
     cluster: IntArray
-    target: IntArray
     used: IntArray
-    leads: IntArray
+    leaked: IntArray
+    higher: IntArray
+    tables: IntArray
     flagged: BoolArray
 
 
 def leaks_are_not_lost_tables(image: Image, made: Recount) -> Iterator[Findings]:
-    """No leaked cluster is a table by its content, and no table in use was emptied."""
-    leaked = _excess(made, refcount_problems.LEAKED)
+    """No leaked cluster is an L1 or L2 table by its content (promise 7 of the design).
+
+    A plain leak, and a table that was freed and whose clusters are all in use elsewhere, lead to
+    no cluster that has a user who is not found.
+    """
+    leaked = excess(made, refcount_problems.LEAKED)
     if not leaked.first.size:
         return
-    higher = _excess(made, refcount_problems.LEAKED, refcount_problems.TOO_HIGH)
-    clusters = spread(leaked.first, leaked.end - leaked.first)[:MOST_LEAKS]
-    suspects = _suspects(image, clusters, higher)
-    found = (suspects.leads > 0) & (2 * suspects.leads >= suspects.used)
-    l1 = found & _look_like_l1(made, suspects, found)
+    suspects = _suspects(image, made, leaked)
+    like_l2 = 2 * suspects.higher >= suspects.used
+    l2 = like_l2 & (suspects.leaked > 0)
     if image.bitmaps_extension or not image.header.nb_snapshots:
-        found &= suspects.flagged | l1
-    explained = suspects.target[found]
-    explained = np.concatenate((suspects.cluster[found], explained[explained >= 0]))
+        l2 &= suspects.flagged
+    parents = _parents(image, suspects, suspects.cluster[like_l2])
+    l1 = np.array([cluster in parents for cluster in suspects.cluster.tolist()], np.bool_)
     yield from _report_l1(image, suspects, l1)
-    yield from _report_l2(image, made, suspects, found & ~l1, suspects.target[l1])
-    plain = int((~np.isin(clusters, explained)).sum())
-    yield from _report_emptied(image, made, plain)
+    yield from _report_l2(image, made, suspects, l2 & ~l1, parents)
 
 
-def _excess(made: Recount, *kinds: object) -> Excess:
-    parts = [found for found in made.tally.found if found.problem in kinds]
-    if not parts:
-        return Excess(NO_INTS, NO_INTS)
-    first = np.concatenate([part.first for part in parts])
-    count = np.concatenate([part.count for part in parts])
-    order = np.argsort(first)
-    return Excess(first[order], (first + count)[order])
-
-
-def _suspects(image: Image, clusters: IntArray, higher: Excess) -> Suspects:
+def _suspects(image: Image, made: Recount, leaked: Excess) -> Suspects:
+    higher = excess(made, refcount_problems.LEAKED, refcount_problems.TOO_HIGH)
     size, bits = image.geometry.cluster_size, image.geometry.cluster_bits
-    head = min(size, HEAD_BYTES)
-    survivors = [cluster[good] for cluster, _, good, _ in _read(image, clusters, head)]
-    pieces: list[tuple[IntArray, ...]] = []
-    for cluster, target, good, flagged in _read(image, np.concatenate(survivors), size):
-        to = np.where(target >= 0, target >> bits, -1)
-        used = (to >= 0).sum(axis=1)
-        leads = (higher.holds(to) & (to >= 0)).sum(axis=1)
-        kept = good & (leads > 0)
-        if kept.any():
-            pieces.append((cluster[kept], to[kept], used[kept], leads[kept], flagged[kept]))
+    pieces: list[tuple[AnyArray, ...]] = []
+    for cluster, words in _read(image, _candidates(image, leaked), size):
+        place, possible, flagged = targets(image, words)
+        to = np.where(place >= 0, place >> bits, -1)
+        to[to == cluster[:, None]] = -1
+        there = to >= 0
+        inside = there & (to < made.tally.size)
+        owners = made.tally.owners[np.where(inside, to, 0)]
+        row = (
+            cluster,
+            there.sum(axis=1),
+            (leaked.holds(to) & there).sum(axis=1),
+            (higher.holds(to) & there).sum(axis=1),
+            (inside & ((owners & METADATA) != 0)).sum(axis=1),
+            flagged,
+        )
+        kept = possible & (row[1] > 0) & _differ(words, there)
+        pieces.append(tuple(column[kept] for column in row))
     if not pieces:
-        return Suspects(NO_INTS, np.zeros((0, 0), np.int64), NO_INTS, NO_INTS, np.zeros(0, bool))
+        return Suspects(NO_INTS, NO_INTS, NO_INTS, NO_INTS, NO_INTS, np.zeros(0, np.bool_))
     return Suspects(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
 
 
-def _read(
-    image: Image, clusters: IntArray, length: int
-) -> Iterator[tuple[IntArray, IntArray, BoolArray, BoolArray]]:
-    """Yield clusters, where their entries lead, whether they are possible, whether flagged.
+def _candidates(image: Image, leaked: Excess) -> IntArray:
+    """Return the leaked clusters whose first bytes are possible as a table.
 
-    The second is byte offsets, a row a cluster; the third whether all entries can be such; the
-    fourth whether one has a flag that only L1 and L2 entries have. Only the first *length* bytes
-    of each cluster are read.
+    Those that begin with zeros are kept up to a number: in a table too, they can.
     """
+    clusters = _not_holes(image, leaked)
+    head = min(image.geometry.cluster_size, HEAD_BYTES)
+    full: list[IntArray] = [NO_INTS]
+    empty: list[IntArray] = [NO_INTS]
+    for cluster, words in _read(image, clusters, head):
+        _, possible, _ = targets(image, words)
+        some = words.any(axis=1)
+        full.append(cluster[possible & some])
+        empty.append(cluster[possible & ~some])
+    most = MOST_EMPTY_HEADS // image.geometry.cluster_size
+    if head == image.geometry.cluster_size:
+        most = 0
+    return np.sort(np.concatenate((*full, np.concatenate(empty)[:most])))
+
+
+def _not_holes(image: Image, leaked: Excess) -> IntArray:
+    """Return the leaked clusters, up to MOST_LEAKS, without the holes of long runs."""
+    count = leaked.end - leaked.first
+    long = count >= LONG_RUN
+    parts = [spread(leaked.first[~long], count[~long])]
+    bits = image.geometry.cluster_bits
+    for first, end in zip(leaked.first[long].tolist(), leaked.end[long].tolist(), strict=True):
+        for start, stop in image.file.extents(first << bits, end << bits):
+            parts.append(np.arange(start >> bits, -(-stop >> bits)))
+    return np.unique(np.concatenate(parts))[:MOST_LEAKS]
+
+
+def _read(image: Image, clusters: IntArray, length: int) -> Iterator[tuple[IntArray, Words]]:
+    """Yield clusters and the first *length* bytes of each, as native words."""
     step = max(1, BATCH_BYTES // length)
     for start in range(0, clusters.size, step):
         part = clusters[start : start + step]
@@ -121,38 +126,38 @@ def _read(
         offsets = (part << image.geometry.cluster_bits).tolist()
         image.file.read_each(words.data.cast("B"), offsets, length)
         words.byteswap(inplace=True)
-        yield part, *_targets(image, words)
+        yield part, words
 
 
-def _targets(image: Image, words: Words) -> tuple[IntArray, BoolArray, BoolArray]:
-    geometry = image.geometry
-    possible = np.ones(words.shape[0], np.bool_)
-    entry = words
-    if geometry.extended:
-        entry, bitmap = words[:, 0::2], words[:, 1::2]
-        possible &= ~((bitmap & (bitmap >> U(32)) & U(ALLOC_BITS)) != 0).any(axis=1)
-    packed = (entry & U(COMPRESSED)) != 0
-    offset = (entry & U(OFFSET_MASK)).astype(np.int64)
-    start = (entry & U((1 << descriptor_bits(geometry.cluster_bits)) - 1)).astype(np.int64)
-    place = np.where(packed, start, offset)
-    sound = packed | ((entry & U(L2_RESERVED)) == 0) & (offset % geometry.cluster_size == 0)
-    sound &= place < geometry.file_length
-    possible &= sound.all(axis=1)
-    flagged = ((entry & U(COPIED | COMPRESSED)) != 0).any(axis=1)
-    return np.where(place > 0, place, -1), possible, flagged
+def _differ(words: Words, there: BoolArray) -> BoolArray:
+    """Tell in which rows the entries that lead somewhere differ from each other."""
+    entry = words[:, :: words.shape[1] // there.shape[1]]
+    ordered = np.sort(np.where(there, entry, 0), axis=1)
+    same = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != 0)).sum(axis=1)
+    differ: BoolArray = 10 * same <= there.sum(axis=1)
+    return differ
 
 
-def _look_like_l1(made: Recount, suspects: Suspects, found: BoolArray) -> BoolArray:
-    """Tell which suspects lead to tables rather than to data."""
-    target = suspects.target
-    if not target.size:
-        return np.zeros(suspects.cluster.size, np.bool_)
-    inside = (target >= 0) & (target < made.tally.size)
-    owners = made.tally.owners[np.where(inside, target, 0)]
-    tables = inside & ((owners & METADATA) != 0)
-    tables |= inside & np.isin(target, suspects.cluster[found])
-    mostly: BoolArray = 2 * tables.sum(axis=1) > suspects.used
-    return mostly
+def _parents(image: Image, suspects: Suspects, l2: IntArray) -> dict[int, dict[int, int]]:
+    """Return the suspects that lead to tables: which lost L2 table stands at which entry.
+
+    By cluster of the L1 table, then by cluster of the L2 table. They lead to a lost table, or to
+    tables in use each of which has a user that is not found.
+    """
+    found: dict[int, dict[int, int]] = {}
+    bits = image.geometry.cluster_bits
+    for cluster, words in _read(image, suspects.cluster, image.geometry.cluster_size):
+        place, _, _ = targets(image, words)
+        to = np.where(place >= 0, place >> bits, -1)
+        lost = np.isin(to, l2) & (to != cluster[:, None])
+        at = np.searchsorted(suspects.cluster, cluster)
+        mostly = 2 * (lost.sum(axis=1) + suspects.tables[at]) > suspects.used[at]
+        counted = suspects.higher[at] == suspects.used[at]
+        for row in np.flatnonzero(mostly & (lost.any(axis=1) | counted)).tolist():
+            index = np.flatnonzero(lost[row])
+            pairs = zip(to[row, index].tolist(), index.tolist(), strict=True)
+            found[int(cluster[row])] = dict(pairs)
+    return found
 
 
 def _report_l1(image: Image, suspects: Suspects, l1: BoolArray) -> Iterator[Findings]:
@@ -162,44 +167,55 @@ def _report_l1(image: Image, suspects: Suspects, l1: BoolArray) -> Iterator[Find
             np.ones(int(l1.sum()), np.int64),
             host=suspects.cluster[l1] << image.geometry.cluster_bits,
             used=suspects.used[l1],
-            leads=suspects.leads[l1],
+            leads=suspects.higher[l1],
         )
 
 
 def _report_l2(
-    image: Image, made: Recount, suspects: Suspects, l2: BoolArray, l1_targets: IntArray
+    image: Image,
+    made: Recount,
+    suspects: Suspects,
+    l2: BoolArray,
+    parents: dict[int, dict[int, int]],
 ) -> Iterator[Findings]:
     if not l2.any():
         return
-    slots, witnessed = _empty_slots(image, made)
-    reach = image.geometry.bytes_per_l1_entry
-    guests: list[tuple[int, int, int]] = []
-    target = suspects.target[l2]
-    inside = (target >= 0) & (target < made.tally.size)
-    shared = bool((made.tally.counted[np.where(inside, target, 0)][inside] > 0).any())
-    if shared and not witnessed:
-        where = "it shares clusters with tables in use, so it may be a snapshot's"
-    elif slots.size == 1:
-        where = f"probably that of L1 entry {int(slots[0])}, the only one without a table"
-        guests = [(0, int(slots[0]) * reach, reach)]
-    elif slots.size:
-        where = f"that of one of {slots.size} L1 entries without a table, {int(slots[0])} and on"
-    else:
-        where = "no active L1 entry lacks a table, so it may be a snapshot's"
-    number = int(l2.sum())
+    clusters = suspects.cluster[l2].tolist()
+    homes = {table: (l1, index) for l1, held in parents.items() for table, index in held.items()}
+    orphans = [cluster for cluster in clusters if cluster not in homes]
+    where, guests = _likely_place(image, made, suspects, l2, len(orphans))
+    told = {
+        table: f"it is entry {index} of the lost L1 table in cluster {l1}"
+        for table, (l1, index) in homes.items()
+    }
     yield problems.LOST_L2.at(
         suspects.cluster[l2],
-        np.ones(number, np.int64),
+        np.ones(len(clusters), np.int64),
         host=suspects.cluster[l2] << image.geometry.cluster_bits,
         used=suspects.used[l2],
-        leads=suspects.leads[l2],
-        bytes=suspects.leads[l2] << image.geometry.cluster_bits,
-        where=[
-            "the lost L1 table leads to it" if known else where
-            for known in np.isin(suspects.cluster[l2], l1_targets).tolist()
-        ],
-        guests=[guests] * number,
+        leads=suspects.higher[l2],
+        bytes=suspects.higher[l2] << image.geometry.cluster_bits,
+        where=[told.get(cluster, where) for cluster in clusters],
+        guests=[[] if cluster in homes else guests for cluster in clusters],
     )
+
+
+def _likely_place(
+    image: Image, made: Recount, suspects: Suspects, l2: BoolArray, orphans: int
+) -> tuple[str, list[tuple[int, int, int]]]:
+    """Return where lost tables without a lost L1 table belong: words, and a guest range if sure."""
+    slots, witnessed = _empty_slots(image, made)
+    reach = image.geometry.bytes_per_l1_entry
+    shares = bool((suspects.higher[l2] > suspects.leaked[l2]).any())
+    if shares and not witnessed:
+        return "it shares clusters with tables in use, so it may be a snapshot's", []
+    if slots.size == orphans == 1:
+        index = int(slots[0])
+        guests = [(0, index * reach, reach)]
+        return f"probably that of L1 entry {index}, the only one without a table", guests
+    if slots.size >= orphans:
+        return f"{slots.size} L1 entries have no table, {int(slots[0])} and on", []
+    return "more tables than the active layer lacks, so some may be a snapshot's", []
 
 
 def _empty_slots(image: Image, made: Recount) -> tuple[IntArray, bool]:
@@ -215,20 +231,3 @@ def _empty_slots(image: Image, made: Recount) -> tuple[IntArray, bool]:
     free = np.setdiff1d(np.arange(total), entries.index[taken])
     witness = np.intersect1d(free, entries.index[(entries.layer > 0) & (entries.target > 0)])
     return (witness, True) if witness.size else (free, False)
-
-
-def _report_emptied(image: Image, made: Recount, plain: int) -> Iterator[Findings]:
-    """Report emptied tables where leaked clusters remain that nothing else explains."""
-    if not plain or not made.tally.empty_tables:
-        return
-    tables = np.array(made.tally.empty_tables, np.int64)
-    index = made.tables.index[np.isin(made.tables.offset, tables)]
-    reach = image.geometry.bytes_per_l1_entry
-    guests = [[(0, at * reach, reach)] for at in index.tolist()]
-    yield problems.EMPTIED_L2.at(
-        tables >> image.geometry.cluster_bits,
-        np.ones_like(tables),
-        host=tables,
-        leaked=np.full_like(tables, plain),
-        guests=guests,
-    )

@@ -257,10 +257,24 @@ EMPTIED_L2 = error(
     "L2 table",
     METADATA,
     MANUAL,
-    "the L2 table at {host:#x} is all zeros, while {leaked} leaked clusters have lost what led to"
-    " them",
-    "The table may have been overwritten. The leaked clusters are then the guest's data.",
+    "the L2 table at {host:#x} is all zeros, but what it led to is still counted as used: {leaked}"
+    " leaked clusters stand right behind it",
+    "The table may have been overwritten, and the leaked clusters be the guest's data; a crash"
+    " right after they were allocated looks the same.",
     LOST,
+)
+LACKED_L2 = error(
+    "T235",
+    "lacked-l2-table",
+    "L2 table",
+    METADATA,
+    MANUAL,
+    "the L2 table at {host:#x} has a user that is not found: L1 entry {index} of {place} is the"
+    " same in other layers but leads nowhere",
+    "The range reads as never written. Nothing of it is lost, for another layer still leads to"
+    " the table.",
+    "Do not run `qemu-img check -r`: it would make the loss final. Copy the file before anything"
+    " else. The same L1 entry of the other layer holds the right value.",
 )
 LOST_L1 = error(
     "T234",
@@ -270,7 +284,8 @@ LOST_L1 = error(
     MANUAL,
     "leaked cluster {first} looks like an L1 table that nothing leads to any more: {used} entries,"
     " {leads} of them lead to L2 tables that are leaked or of higher refcount than they should be",
-    "It is probably that of a snapshot whose entry was lost or damaged.",
+    "It is probably that of a snapshot whose entry was lost or damaged, or one that was never"
+    " finished.",
     LOST,
 )
 REUSED = error(

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from qfix.image import Image
     from qfix.problems import Findings, Problem
 
-LOST = (tables.LOST_L1.code, tables.LOST_L2.code, tables.EMPTIED_L2.code)
+LOST = (
+    tables.LOST_L1.code,
+    tables.LOST_L2.code,
+    tables.LACKED_L2.code,
+    tables.EMPTIED_L2.code,
+)
 MEANINGS = {
     Status.GOOD: "The image is good.",
     Status.LEAKS: "Some space is wasted. The guest's data is not affected.",
