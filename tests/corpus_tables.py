@@ -27,6 +27,14 @@ FAR = 0x100000
 SECTOR_MORE = 1 << 61
 
 
+def _two_tables() -> Picture:
+    """With a second L2 table in 9, its data in 10 to 13."""
+    image = described()
+    for guest in range(64, 68):
+        image.write(guest)
+    return finish(image)
+
+
 def _blank_first() -> Picture:
     image = described(cluster_bits=10)
     image.contents[5] = b""
@@ -121,6 +129,14 @@ L1 = (
         with_snapshots,
         {"l2[0][0]": 0, "l2[0][1]": 0, "l2[0][2]": 0, "l2[0][3]": 0},
         "6 R301@14 R303@5 R303@8 R303@11 T233@13",
+        "3 0/4",
+    ),
+    Case(
+        "l2-unfilled",
+        "the newest of two L2 tables is all zeros, its clusters end the image",
+        _two_tables,
+        {f"l2[1][{index}]": 0 for index in range(4)},
+        "1 R301@10x4 T236@9",
         "3 0/4",
     ),
     Case(

@@ -8,6 +8,8 @@ from qfix.layout import extensions, header
 from qfix.problems import Findings
 from qfix.problems import extensions as problems
 
+MOST_DOUBLES = 10_000
+
 
 def extensions_fit(image: Image) -> Iterator[Findings]:
     """Every extension fits its area and stands there once (format 3)."""
@@ -18,12 +20,25 @@ def extensions_fit(image: Image) -> Iterator[Findings]:
     if 0 < offset <= head.header_length and head.version >= 3:
         yield problems.EXTENSIONS_IGNORED.at(0, header_length=head.header_length, offset=offset)
     seen: set[int] = set()
+    doubles: list[tuple[int, extensions.Extension]] = []
     for index, extension in enumerate(area.extensions):
         if extension.magic in seen and extension.magic in extensions.NAMES:
-            yield problems.EXTENSION_DOUBLE.at(
-                index, magic=extension.magic, kind=extension.name, host=extension.offset
-            )
+            doubles.append((index, extension))
         seen.add(extension.magic)
+    if doubles:
+        yield _doubles(doubles)
+
+
+def _doubles(doubles: list[tuple[int, extensions.Extension]]) -> Findings:
+    kept = doubles[:MOST_DOUBLES]
+    facts = {
+        "magic": [extension.magic for _, extension in kept],
+        "kind": [extension.name for _, extension in kept],
+        "host": [extension.offset for _, extension in kept],
+    }
+    first = [index for index, _ in kept]
+    dropped = len(doubles) - len(kept)
+    return Findings(problems.EXTENSION_DOUBLE, first, [1] * len(kept), facts, dropped)
 
 
 def backing_name_fits(image: Image) -> Iterator[Findings]:
@@ -109,12 +124,11 @@ def backing_file_is_told(image: Image) -> Iterator[Findings]:
 
 def backing_file_is_there(image: Image) -> Iterator[Findings]:
     """One look with stat: the backing file exists and is not the image itself."""
-    name = image.head.backing_name
-    if name is None or not name or name.startswith(b"json:") or b"://" in name or b"\0" in name:
+    plain = _local(image.head.backing_name or b"")
+    if not plain:
         return
-    plain = name.removeprefix(b"file:")
     folder = os.path.dirname(os.path.realpath(os.fsencode(image.file.path)))
-    text = [printable(name)]
+    text = [printable(image.head.backing_name or b"")]
     try:
         there = os.stat(os.path.join(folder, plain))
     except OSError:
@@ -123,6 +137,19 @@ def backing_file_is_there(image: Image) -> Iterator[Findings]:
     here = os.fstat(image.file.fd)
     if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
         yield problems.BACKING_SELF.at(0, text=text)
+
+
+def _local(name: bytes) -> bytes:
+    """Return the path that a backing file name is, b"" where it leads elsewhere.
+
+    As in QEMU a word and a colon before the first slash name a protocol. Behind `file:` a relative
+    path starts at the folder that QEMU runs in, which is not known here.
+    """
+    plain = name.removeprefix(b"file:")
+    protocol = b":" in name.partition(b"/")[0]
+    if b"\0" in name or (protocol and (plain == name or not plain.startswith(b"/"))):
+        return b""
+    return plain
 
 
 def _has_controls(name: bytes) -> bool:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qfix.arrays import IntArray
+from qfix.arrays import BoolArray, IntArray
 from qfix.checks.excess import Excess, excess, targets
 from qfix.image import Image
-from qfix.problems import Findings
+from qfix.problems import Findings, Problem
 from qfix.problems import refcounts as refcount_problems
 from qfix.problems import tables as problems
 from qfix.recount import Recount
@@ -59,7 +59,9 @@ def tables_in_use_are_not_emptied(image: Image, made: Recount) -> Iterator[Findi
     """No active L2 table is all zeros while what it led to is still counted.
 
     Told by leaked clusters right behind the table, as they were allocated, or by a snapshot's
-    table of the same L1 index that leads to clusters with one user too many.
+    table of the same L1 index that leads to clusters with one user too many. The newest table of
+    several, with the leaked clusters at the very end, is what a crash leaves that comes before the
+    table's entries are written.
     """
     if not made.tally.empty_tables:
         return
@@ -73,13 +75,28 @@ def tables_in_use_are_not_emptied(image: Image, made: Recount) -> Iterator[Findi
     if higher.first.size:
         shadows = _shadowed(image, made, index[:MOST_TABLES], higher)
         witness = np.isin(index, shadows)
-    chosen = np.flatnonzero((behind >= FEWEST_LEAKS) | witness)
-    if not chosen.size:
+    newest = (tables >> bits) + 1 + behind >= made.tally.end_cluster
+    only = tables.size == int((made.tables.active_visits > 0).sum())
+    strong = (behind >= FEWEST_LEAKS) & (only | ~newest) | witness
+    yield from _report_emptied(image, problems.EMPTIED_L2, tables, index, behind, strong)
+    weak = (behind >= FEWEST_LEAKS) & ~strong
+    yield from _report_emptied(image, problems.UNFILLED_L2, tables, index, behind, weak)
+
+
+def _report_emptied(
+    image: Image,
+    problem: Problem,
+    tables: IntArray,
+    index: IntArray,
+    behind: IntArray,
+    chosen: BoolArray,
+) -> Iterator[Findings]:
+    if not chosen.any():
         return
     reach = image.geometry.bytes_per_l1_entry
-    yield problems.EMPTIED_L2.at(
-        tables[chosen] >> bits,
-        np.ones_like(chosen),
+    yield problem.at(
+        tables[chosen] >> image.geometry.cluster_bits,
+        np.ones_like(tables[chosen]),
         host=tables[chosen],
         leaked=behind[chosen],
         guests=[[(0, at * reach, reach)] for at in index[chosen].tolist()],

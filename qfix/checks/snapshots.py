@@ -93,7 +93,7 @@ def l1_tables_are_inside(image: Image) -> Iterator[Findings]:
         elif entries > header.MAX_L1_ENTRIES:
             yield problems.L1_TOO_LARGE.at(item.index, entries=entries, **place)
         elif not offset or not entries:
-            if _needs_l1(image, item):
+            if entries or _needs_l1(image, item):
                 yield problems.L1_EMPTY.at(item.index, entries=entries, **place)
         elif offset + entries * 8 > geometry.file_length:
             yield problems.L1_OUTSIDE.at(item.index, entries=entries, **place)

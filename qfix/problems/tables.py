@@ -259,9 +259,19 @@ EMPTIED_L2 = error(
     MANUAL,
     "the L2 table at {host:#x} is all zeros, but what it led to is still counted as used: {leaked}"
     " leaked clusters stand right behind it",
-    "The table may have been overwritten, and the leaked clusters be the guest's data; a crash"
-    " right after they were allocated looks the same.",
+    "The table seems to have been overwritten; the leaked clusters are then the guest's data.",
     LOST,
+)
+UNFILLED_L2 = remark(
+    "T236",
+    "unfilled-l2-table",
+    "L2 table",
+    Severity.WARNING,
+    MANUAL,
+    "the L2 table at {host:#x} is all zeros, and {leaked} leaked clusters behind it end the image",
+    "A crash right after they were allocated leaves this: what the guest wrote last, and was never"
+    " told to be safe, is gone. An emptied table would look the same.",
+    "If the machine did not crash, keep a copy of the file before the leaked clusters are freed.",
 )
 LACKED_L2 = error(
     "T235",
@@ -326,7 +336,8 @@ L1_OVERLAPPING = error(
     "L1 table",
     METADATA,
     MANUAL,
-    "the L1 tables of snapshots overlap so much that {skipped} entries were not followed",
-    "The snapshot table is damaged. Counts of references are too low.",
+    "{what} overlap so much that {skipped} L1 entries were not followed",
+    "No sound image has such tables: what leads to them is damaged. Not all of them were looked"
+    " at, so counts of references are too low.",
     RESTORE,
 )
