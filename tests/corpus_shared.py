@@ -40,7 +40,7 @@ LOST = (
         "only the header and the refcount table are left",
         lambda: plain().resize(1024),
         {},
-        "6 H116@0 R312@0 R314@0",
+        "6 H116@0 R312@0 R314@0 T230@2",
         "-",
     ),
     Case(
@@ -48,7 +48,7 @@ LOST = (
         "the active L2 table and the snapshot table are gone",
         lambda: with_snapshots().resize(13 * 512),
         {},
-        "5 S502@0 T230@13",
+        "5 S502@0 T230@13x2",
         "-",
         at_least=True,
     ),

@@ -231,8 +231,8 @@ CORRUPT_MARK = error(
     SAFE,
     "the corrupt mark is set: QEMU opens the image for reading only",
     "QEMU met damaged metadata and stopped writing, so that it would not get worse.",
-    "Mend what else this check finds. If it finds nothing, `qemu-img check -r all` takes the mark"
-    " off.",
+    "Look at what else this check finds. If that is nothing, a copy of the image made with"
+    " `qemu-img convert` has no mark; internal snapshots and bitmaps are not copied.",
 )
 FEATURE_UNKNOWN = error(
     "H123",
