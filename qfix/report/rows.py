@@ -98,13 +98,16 @@ def list_command(path: str) -> str:
 def as_json(findings: Findings, image: Image | None, path: str) -> Iterator[dict[str, Any]]:
     """Yield the findings of one problem as JSON objects, a run each."""
     problem = findings.problem
+    same = {
+        "code": problem.code,
+        "name": problem.name,
+        "severity": problem.severity.value,
+        "safety": problem.safety.value,
+        "structure": problem.structure,
+    }
+    next_command = command(problem, path)
     for row in findings.rows():
-        yield {
-            "code": problem.code,
-            "name": problem.name,
-            "severity": problem.severity.value,
-            "safety": problem.safety.value,
-            "structure": problem.structure,
+        yield same | {
             "first": row["first"],
             "count": row["count"],
             "host-offset": row.get("host"),
@@ -113,5 +116,5 @@ def as_json(findings: Findings, image: Image | None, path: str) -> Iterator[dict
                 for layer, start, length in guest_ranges(row)
             ],
             "message": wording(problem, row, image),
-            "command": command(problem, path),
+            "command": next_command,
         }
