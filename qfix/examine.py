@@ -75,6 +75,7 @@ def examine(
         return first
     from qfix.checks import cut, data, lost, missing, overlaps
     from qfix.recount import recount
+    from qfix.recount.sharing import told_of_all_layers
 
     made = recount(image, tell)
     findings = list(first.findings)
@@ -86,6 +87,6 @@ def examine(
         data.raw_data_is_mapped,
     ):
         findings += check(image, made)
-    findings += made.tally.found
+    findings += told_of_all_layers(image, made.entries, made.tally.found)
     findings += header.tables_can_be_read(image)
     return Diagnosis(first.head, image, tuple(joined(findings)), made)

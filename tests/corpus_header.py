@@ -161,9 +161,8 @@ FIELDS = (
         "the L1 table is said to be where the header is",
         plain,
         {"l1_table_offset": 0},
-        "6 R301@3x6 R302@0 T232@4 T242@0",
+        "6 H116@0 R301@3x6 R302@0 T232@4 T234@3 T242@0",
         "2 3/6",
-        at_least=True,
     ),
     Case(
         "reftable-unaligned",

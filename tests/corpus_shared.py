@@ -160,4 +160,16 @@ SHARED = (
         "1",
     ),
 )
-SHARED_CASES = (*LOST, *SHARED)
+MANY_UNALIGNED = {f"l1[{index}]": COPIED | 512 * (index + index // 7 + 1) for index in range(32)}
+LIMITS = (
+    Case(
+        "l2-tables-overlap",
+        "unaligned L2 tables overlap so much that together they are larger than the file",
+        lambda: plain(cluster_bits=12, size=64 << 20),
+        MANY_UNALIGNED,
+        "6 T202@0x32 T250@0",
+        "-",
+        at_least=True,
+    ),
+)
+SHARED_CASES = (*LOST, *SHARED, *LIMITS)

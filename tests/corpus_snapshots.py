@@ -220,7 +220,7 @@ OVERLAP = (
         "the L1 tables of eight snapshots overlap in a large hole",
         _eight,
         _overlapping(),
-        "6 T250@0",
+        "6 T242@33",
         "-",
         at_least=True,
         length=33 << 20,

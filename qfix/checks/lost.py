@@ -213,7 +213,7 @@ def _likely_place(
         index = int(slots[0])
         guests = [(0, index * reach, reach)]
         return f"probably that of L1 entry {index}, the only one without a table", guests
-    if slots.size >= orphans:
+    if slots.size and slots.size >= orphans:
         return f"{slots.size} L1 entries have no table, {int(slots[0])} and on", []
     return "more tables than the active layer lacks, so some may be a snapshot's", []
 

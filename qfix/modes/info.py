@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 MOST_ROWS = 200
+MOST_WORDS = 20
+MOST_WORDS_IN_JSON = 10_000
 
 
 def info(path: str, options: Options) -> Diagnosis:
@@ -48,7 +50,7 @@ def _record(
     return {
         "filename": path,
         "format": "qcow2" if diagnosis.head.header else "raw",
-        **told,
+        **{name: _capped(value, MOST_WORDS_IN_JSON) for name, value in told.items()},
         "snapshots": snapshot_rows(diagnosis),
         "bitmaps": bitmap_rows(diagnosis),
         **extra,
@@ -84,6 +86,13 @@ def lines(path: str, diagnosis: Diagnosis, told: dict[str, Any], options: Option
         yield f"qfix --explain {findings[0].problem.code}   says what a kind means"
 
 
+def _capped(value: Any, most: int) -> Any:
+    """Return a value; of a list the first *most* words, and how many more there are."""
+    if not isinstance(value, list) or len(value) <= most:
+        return value
+    return [*value[:most], f"... and {len(value) - most} more"]
+
+
 def _shown(told: dict[str, Any]) -> Iterator[tuple[str, object]]:
     sizes = ("virtual-size", "file-size", "disk-size", "cluster-size", "image-end-offset")
     for name, value in told.items():
@@ -92,6 +101,6 @@ def _shown(told: dict[str, Any]) -> Iterator[tuple[str, object]]:
         if name in sizes:
             yield name.replace("-", " "), f"{text.human(value)} ({value} bytes)"
         elif isinstance(value, list):
-            yield name.replace("-", " "), ", ".join(value)
+            yield name.replace("-", " "), ", ".join(_capped(value, MOST_WORDS))
         else:
             yield name.replace("-", " "), "yes" if value is True else value

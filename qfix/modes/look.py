@@ -15,7 +15,7 @@ from qfix.file import open_file
 from qfix.image import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from qfix.examine import Diagnosis
     from qfix.file import ImageFile
@@ -109,10 +109,21 @@ def shown(diagnosis: Diagnosis, options: Options) -> list[Findings]:
 
 
 def of(findings: Findings, layers: set[int]) -> Findings:
-    """Return those of *findings* that touch one of *layers*, or no layer at all."""
+    """Return those of *findings* that touch one of *layers*, or no layer at all.
+
+    One whose list of layers was cut short may touch any.
+    """
     facts = findings.facts
     if "guests" in facts:
         kept = [bool(layers & {part[0] for part in row}) for row in facts["guests"]]
+        if "users_total" in facts:
+            cut = [len(row) < total for row, total in _pairs(facts, "guests", "users_total")]
+            kept = [keep or more for keep, more in zip(kept, cut, strict=True)]
+    elif "layers" in facts:
+        kept = [
+            len(row) < total or bool(layers & {layer for layer, _ in row})
+            for row, total in _pairs(facts, "layers", "layers_total")
+        ]
     elif "layer" in facts:
         column = facts["layer"]
         listed = column.tolist() if hasattr(column, "tolist") else column
@@ -120,6 +131,10 @@ def of(findings: Findings, layers: set[int]) -> Findings:
     else:
         return findings
     return findings.keep(kept)
+
+
+def _pairs(facts: Mapping[str, Any], *names: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(facts[name] for name in names), strict=True)
 
 
 def hidden_line(diagnosis: Diagnosis, findings: list[Findings]) -> Iterator[str]:

@@ -27,8 +27,8 @@ HEADER_OVERWRITTEN = error(
     MANUAL,
     "the header was overwritten ({guess}); tables for {cluster_size}-byte clusters are behind it",
     "Nothing can open the image, but its tables, and with them the guest's data, are still there.",
-    "Do not write to the file. " + KEEP + "A header made from a new image of the same virtual size"
-    " and cluster size opens it again, once its table offsets are set right.",
+    "Do not write to the file. " + KEEP + "A header made from a new image of the same virtual size,"
+    " made with the same options, opens it again, once its table offsets are set right.",
 )
 MAGIC_DAMAGED = error(
     "H103",
@@ -37,8 +37,9 @@ MAGIC_DAMAGED = error(
     METADATA,
     SAFE,
     "the magic number is {magic:#010x} instead of 0x514649fb; the header behind it is sound",
-    "Nothing recognises the image. The guest's data is not touched.",
-    KEEP + "Set the first four bytes to 51 46 49 fb.",
+    "QEMU takes the file for a raw disk; a guest started so would write over it. The data is not"
+    " touched so far.",
+    "Do not start the machine. " + KEEP + "Set the first four bytes to 51 46 49 fb.",
 )
 HEADER_CUT = error(
     "H104",
@@ -221,7 +222,8 @@ DIRTY_MARK = remark(
     SAFE,
     "the dirty mark is set: the image was not closed cleanly",
     "Refcounts may be stale. QEMU repairs the image by itself when it opens it for writing.",
-    "If this check finds nothing else, nothing has to be done.",
+    "If this check finds nothing else, nothing has to be done. Otherwise do not start the machine:"
+    " QEMU's own repair frees leaks and hides reused clusters.",
 )
 CORRUPT_MARK = error(
     "H122",

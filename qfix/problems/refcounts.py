@@ -5,7 +5,14 @@ from qfix.problems.model import Safety, Severity, error, remark
 
 SAFE, LOSSY, MANUAL = Safety.SAFE, Safety.LOSSY, Safety.MANUAL
 METADATA, REFCOUNTS = Status.METADATA, Status.REFCOUNTS
-RECOUNT = "Do not start the machine before repair. No data is lost: refcounts can be recounted."
+RECOUNT = (
+    "Do not start the machine before repair. Refcounts can be recounted; no data is lost unless a"
+    " cluster is used twice (T205, T240 to T242)."
+)
+COPIED_ADVICE = (
+    "Do not start the machine before repair if there are snapshots or a refcount is 0. The flag"
+    " itself has cost no data."
+)
 
 LEAKED = error(
     "R301",
@@ -15,7 +22,7 @@ LEAKED = error(
     SAFE,
     "Leaked cluster {first} refcount={stored} reference={counted}",
     "Space in the file that nothing uses. The guest's data is not affected.",
-    "Nothing is urgent. If this check finds no lost table, the space can be freed.",
+    "Nothing is urgent. If this check finds nothing else, the space can be freed.",
 )
 TOO_LOW = error(
     "R302",
@@ -25,7 +32,9 @@ TOO_LOW = error(
     SAFE,
     "ERROR cluster {first} refcount={stored} reference={counted}",
     "A cluster with several users looks as if it had fewer: a write for one of them would change"
-    " what the others read, and deleting a snapshot would free it too early.",
+    " what the others read, and deleting a snapshot would free it too early. Beside T240 the"
+    " second user is"
+    " the damage, and a higher refcount would hide it.",
     RECOUNT,
 )
 TOO_HIGH = error(
@@ -37,7 +46,7 @@ TOO_HIGH = error(
     "Leaked cluster {first} refcount={stored} reference={counted}",
     "The cluster will not be freed when its last user goes. The guest's data is not affected,"
     " unless a table that also led to it was lost.",
-    "Nothing is urgent. If this check finds no lost table, the refcount can be lowered.",
+    "Nothing is urgent. If this check finds nothing else, the refcount can be lowered.",
 )
 USED_BUT_FREE = error(
     "R304",
@@ -46,7 +55,8 @@ USED_BUT_FREE = error(
     REFCOUNTS,
     SAFE,
     "ERROR cluster {first} refcount={stored} reference={counted}",
-    "A cluster in use looks free: the next write may put something else there and destroy it.",
+    "A cluster in use looks free: the next write may put something else there and destroy it."
+    " That may have happened already if the image was used since.",
     RECOUNT,
 )
 OVERFLOW = error(
@@ -58,7 +68,8 @@ OVERFLOW = error(
     "ERROR overflow cluster {first}: {counted} references, but refcounts of this image end at"
     " {most}",
     "The refcount can't be right as long as the cluster has that many users.",
-    "If the users are snapshots, widen the refcounts with `qemu-img amend -o refcount_bits=16`.",
+    "Do not start the machine. If the users are snapshots, widen the refcounts of a copy with"
+    " `qemu-img amend -o refcount_bits=64`; otherwise entries are damaged.",
 )
 RT_RESERVED_BITS = error(
     "R310",
@@ -67,8 +78,7 @@ RT_RESERVED_BITS = error(
     METADATA,
     SAFE,
     "ERROR refcount table entry {first} has reserved bits set",
-    "QEMU ignores the block's refcounts when it counts, and marks the image corrupt if it tries"
-    " to repair it.",
+    "QEMU's check does not count the block itself, and its repair marks the image corrupt.",
     RECOUNT,
 )
 RT_UNALIGNED = error(
@@ -100,7 +110,8 @@ BLOCK_SHARED = error(
     "ERROR refcount block {first} refcount={references}",
     "The block stands in a cluster that something else uses too; a write to one destroys the"
     " other.",
-    RECOUNT,
+    "Do not start the machine before repair. Refcounts can be recounted, but what shares the"
+    " cluster may be overwritten already.",
 )
 BLOCK_MISSING = error(
     "R314",
@@ -141,8 +152,8 @@ L1_COPIED = error(
     SAFE,
     "ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={refcount}",
     "With the flag wrongly set a write changes a table that a snapshot uses; wrongly clear, it"
-    " only makes a needless copy.",
-    "Do not start the machine before repair if there are snapshots. No data is lost so far.",
+    " only makes a needless copy. With refcount=0 it is the refcount that is wrong.",
+    COPIED_ADVICE,
 )
 L2_COPIED = error(
     "C402",
@@ -152,6 +163,6 @@ L2_COPIED = error(
     SAFE,
     "ERROR OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={refcount}",
     "With the flag wrongly set a write changes data that a snapshot uses; wrongly clear, it only"
-    " makes a needless copy.",
-    "Do not start the machine before repair if there are snapshots. No data is lost so far.",
+    " makes a needless copy. With refcount=0 it is the refcount that is wrong.",
+    COPIED_ADVICE,
 )

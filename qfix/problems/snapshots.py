@@ -7,7 +7,7 @@ SAFE, LOSSY, MANUAL = Safety.SAFE, Safety.LOSSY, Safety.MANUAL
 SNAPSHOTS = Status.SNAPSHOTS
 KEEP = (
     "Do not run `qemu-img check -r`: it frees what it can't find a snapshot for."
-    " The active layer is not affected; copy the file first."
+    " This does not affect the active layer; copy the file first."
 )
 
 TABLE_UNALIGNED = error(

@@ -49,7 +49,7 @@ L1_FLAGS_ONLY = error(
     SAFE,
     "L1 entry {index} has flags but no offset: {entry:#x}",
     "The range reads as never written; its table may have been lost. QEMU's check parses the"
-    " header as a table here, so many of its other messages may be wrong.",
+    " header as a table here, so its counts, and refcount errors found here, may come from that.",
     LOST,
 )
 L1_SAME_TABLE = error(
@@ -92,7 +92,7 @@ L2_PREALLOCATED_UNALIGNED = error(
     SAFE,
     "ERROR offset={target:x}: Preallocated cluster is not properly aligned; L2 entry corrupted.",
     "The clusters read as zeros, so no data is lost; a write to them would fail.",
-    "No data is lost.",
+    "Do not write to the image before the entry is mended. No data is lost.",
 )
 L2_OUTSIDE_FILE = error(
     "T214",
@@ -224,7 +224,8 @@ FILE_CUT = error(
     METADATA,
     LOSSY,
     "the file is cut short: at least {missing} bytes are missing behind {host:#x}",
-    "What the guest had stored there is gone from this file and reads as zeros.",
+    "What the guest had stored there is gone from this file; data reads as zeros, and lost tables"
+    " make whole ranges vanish.",
     "Look for the rest: a full disk, a copy that was interrupted, another copy of the file."
     " Do not start the machine.",
 )
@@ -295,7 +296,7 @@ LOST_L1 = error(
     "leaked cluster {first} looks like an L1 table that nothing leads to any more: {used} entries,"
     " {leads} of them lead to L2 tables that are leaked or of higher refcount than they should be",
     "It is probably that of a snapshot whose entry was lost or damaged, or one that was never"
-    " finished.",
+    " finished; beside H115 or H116 that of the active layer.",
     LOST,
 )
 REUSED = error(

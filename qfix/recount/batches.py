@@ -32,11 +32,14 @@ class Batch:
 
 
 def read_batches(image: Image, tables: L2Tables) -> Iterator[Batch]:
-    """Yield all *tables* in batches that keep those of one L1 index together where they fit.
+    """Yield *tables* in batches that keep those of one L1 index together where they fit.
 
+    Tables in holes of the file are left out: they hold nothing.
     A batch is valid until the next one. From a disk the kernel is asked to read ahead; a thread of
     our own that did so has been measured to gain nothing.
     """
+    if tables.hole.any():
+        tables = tables.part(~tables.hole)
     size = image.geometry.cluster_size
     total = tables.offset.size
     most = max(1, min(total, BATCH_BYTES // size))

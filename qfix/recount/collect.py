@@ -26,14 +26,20 @@ class Collector:
         length = len(columns["first"])
         if not length:
             return
-        room = MOST_ROWS - self._kept.get(problem, 0)
+        room = self.room(problem)
         if length > room:
             self._dropped[problem] = self._dropped.get(problem, 0) + length - room
             length = room
+        if not length:
+            return
         self._kept[problem] = self._kept.get(problem, 0) + length
         columns.setdefault("count", 1)
         piece = {name: _column(values, length) for name, values in columns.items()}
         self._pieces.setdefault(problem, []).append(piece)
+
+    def room(self, problem: Problem) -> int:
+        """Return how many rows of a problem will still be kept."""
+        return MOST_ROWS - self._kept.get(problem, 0)
 
     def units(self, problem: Problem) -> int:
         """Return the units of a problem gathered so far."""

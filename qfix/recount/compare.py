@@ -72,7 +72,7 @@ def _report_missing(seen: Comparison, cluster: IntArray) -> None:
     seen.unreached += int((cluster >= seen.stored.reach).sum())
     block = cluster[cluster < seen.stored.reach] // per
     blocks, used = np.unique(block, return_counts=True)
-    host = seen.stored.position + blocks * 8
+    host = seen.stored.places(blocks)
     seen.tally.found.add(problems.BLOCK_MISSING, first=blocks, used=used, host=host, fold=blocks)
 
 
@@ -113,7 +113,7 @@ def _report_rest(seen: Comparison) -> None:
             problems.TABLE_TOO_SMALL,
             first=[stored.reach],
             used=seen.unreached,
-            host=stored.position,
+            host=[stored.position or None],
         )
     first, last, used = stored.behind(tally.size)
     if used:

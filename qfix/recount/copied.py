@@ -1,6 +1,8 @@
 """The COPIED flags of active L1 and L2 entries against the stored refcounts, entry by entry.
 
-Run only where the comparison of refcounts has shown that some flag disagrees, or might.
+Run only where the comparison of refcounts has shown that some flag disagrees, or might. Entries of
+what is no table, because it is unaligned or the header was read as L1 table, count as QEMU counts
+them, but are not reported.
 """
 
 import numpy as np
@@ -39,15 +41,18 @@ def _check_l1(image: Image, tally: Tally, stored: Stored, entries: L1Entries) ->
     flagged = (entries.entry[active] & U(COPIED)) != 0
     wrong = readable & ((refcount == 1) != flagged)
     tally.corruptions += int(wrong.sum())
-    index = entries.index[active][wrong]
+    if not image.header.l1_table_offset:
+        wrong[:] = False
+    at = active[wrong]
+    index = entries.index[at].astype(np.int64)
     reach = image.geometry.bytes_per_l1_entry
     tally.found.add(
         problems.L1_COPIED,
         first=index,
         index=index,
         layer=ACTIVE_LAYER,
-        host=entries.position[active][wrong],
-        entry=entries.entry[active][wrong],
+        host=entries.position(at),
+        entry=entries.entry[at],
         refcount=refcount[wrong],
         guest=index * reach,
         guest_length=reach,
@@ -92,8 +97,11 @@ def _report(
     image: Image, tally: Tally, stored: Stored, batch: Batch, entries: Entries, at: IntArray
 ) -> None:
     geometry = image.geometry
+    tally.corruptions += int(batch.tables.active_visits[entries.row[at]].sum())
+    if not image.header.l1_table_offset:
+        return
+    at = at[batch.tables.offset[entries.row[at]] % geometry.cluster_size == 0]
     row, index = entries.row[at], entries.index[at]
-    tally.corruptions += int(batch.tables.active_visits[row].sum())
     guest = batch.tables.index[row] * geometry.l2_entries + index
     refcount: Words = np.ones(at.size, np.uint64)
     if not geometry.data_file:

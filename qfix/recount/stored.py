@@ -15,6 +15,7 @@ from qfix.arrays import (
     unpack_refcounts,
 )
 from qfix.image import Image
+from qfix.layout.tables import ENTRY_SIZE
 from qfix.recount.refblocks import Reftable
 from qfix.recount.tally import Tally
 
@@ -58,6 +59,15 @@ class Stored:
         offsets[known] = self._offsets[blocks[known]]
         absent: BoolArray = (offsets == 0) | (offsets >= self._image.geometry.file_length)
         return absent | (offsets < 0)
+
+    def places(self, blocks: IntArray) -> AnyArray:
+        """Return where the table's entries for *blocks* stand, None where not in the file."""
+        place: AnyArray = self.position + blocks * ENTRY_SIZE
+        absent = (place >= self._image.geometry.file_length) | (not self.position)
+        if absent.any():
+            place = place.astype(object)
+            place[absent] = None
+        return place
 
     def behind_file(self, clusters: IntArray) -> BoolArray:
         """Tell which of *clusters* have a refcount block that is aligned but not in the file."""

@@ -92,7 +92,7 @@ class Tally:
     leads_outside: bool = False
     clashed: bool = False
     empty_tables: list[int] = field(default_factory=list)
-    _extents: list[tuple[IntArray, IntArray, Kind, IntArray]] = field(default_factory=list)
+    _extents: list[tuple[AnyArray, AnyArray, Kind, IntArray]] = field(default_factory=list)
 
     @classmethod
     def of(cls, geometry: Geometry) -> "Tally":
@@ -117,7 +117,30 @@ class Tally:
         self.add_extents(np.array([first]), np.array([last + 1 - first]), kind, np.array([which]))
         return True
 
-    def add_extents(self, first: IntArray, count: IntArray, kind: Kind, which: IntArray) -> None:
+    def claim_overlapping(self, regions: list[tuple[int, int, int]], kind: Kind) -> None:
+        """Count metadata regions (offset, length, which), each one once, as `claim` does.
+
+        The cost is that of the clusters they cover, however often they overlap.
+        """
+        inside = [item for item in regions if item[1] > 0 and self.inside(*item[:2])]
+        self.corruptions += sum(length > 0 for _, length, _ in regions) - len(inside)
+        if not inside:
+            return
+        offset, length, which = np.array(inside, np.int64).T
+        first = offset >> self.geometry.cluster_bits
+        end = ((offset + length - 1) >> self.geometry.cluster_bits) + 1
+        edges, place = np.unique(np.concatenate((first, end)), return_inverse=True)
+        steps = np.repeat((1, -1), first.size)
+        times = np.cumsum(np.bincount(place.ravel(), steps).astype(np.int64))
+        for low, high, count in zip(
+            edges[:-1].tolist(), edges[1:].tolist(), times[:-1].tolist(), strict=True
+        ):
+            if count:
+                self.claim_run(low, high - low, count, METADATA | (CLASH if count > 1 else 0))
+        self.clashed |= bool((times > 1).any())
+        self.add_extents(first, end - first, kind, which)
+
+    def add_extents(self, first: AnyArray, count: AnyArray, kind: Kind, which: IntArray) -> None:
         """Note which metadata structures stand in which clusters."""
         self._extents.append((first, count, kind, which))
 
@@ -158,7 +181,7 @@ class Tally:
         """
         if not clusters.size:
             return
-        ordered = np.sort(clusters.astype(np.int32))
+        ordered = np.sort(clusters.astype(np.int32, copy=False))
         self.size = max(self.size, int(ordered[-1]) + 1)
         repeated = ordered[1:] == ordered[:-1]
         if repeated.any():
@@ -189,9 +212,10 @@ class Tally:
         self._make_room(int(counts.max()))
         self.counted[distinct] = counts
 
-    def claim_ranges(self, first: IntArray, count: IntArray, times: int, bits: int) -> None:
+    def claim_ranges(self, first: AnyArray, count: AnyArray, times: int, bits: int) -> None:
         """Count references to every cluster of the runs (first, count), by new owners."""
-        self.claim_each(spread(first, count), times, bits)
+        single = count.size > 0 and int(count.max()) == 1
+        self.claim_each(first if single else spread(first, count), times, bits)
 
     def saturated(self, start: int, end: int) -> AnyArray:
         """Return the references of clusters *start* to *end*, no more than can be stored."""

@@ -13,7 +13,7 @@ from qfix.problems.model import Problem
 from qfix.recount.batches import Batch, by_row, read_batches
 from qfix.recount.entries import Entries, decode
 from qfix.recount.faults import find_faults
-from qfix.recount.layers import L2Tables
+from qfix.recount.layers import ACTIVE_LAYER, L2Tables
 from qfix.recount.plain import count_plain, note_empty, owner_bits
 from qfix.recount.tally import (
     ACTIVE,
@@ -39,6 +39,7 @@ def walk_l2_tables(
 ) -> None:
     """Count every reference of every table, and find damaged entries."""
     done = 0
+    headless = headless_layers(image)
     for batch in read_batches(image, tables):
         done += batch.tables.offset.size
         if tell:
@@ -49,7 +50,25 @@ def walk_l2_tables(
         together[:-1] |= batch.tables.follows[1:]
         for part in (batch.part(~together), batch.part(together)) if together.any() else (batch,):
             if part.tables.offset.size and not count_plain(image, tally, part):
-                _count_entries(image, tally, part)
+                _count_entries(image, tally, part, headless)
+
+
+def headless_layers(image: Image) -> IntArray:
+    """Return the layers whose L1 table is said to be at offset 0: the header is read as one."""
+    offsets = [(item.index + 1, item.entry.l1_table_offset) for item in image.snapshots]
+    places = [(ACTIVE_LAYER, image.header.l1_table_offset), *offsets]
+    return np.array([layer for layer, offset in places if not offset], np.int64)
+
+
+def are_tables(image: Image, tables: L2Tables, headless: IntArray) -> BoolArray:
+    """Tell which *tables* are such: neither unaligned nor the header, and an L1 table led there.
+
+    QEMU reads the others as tables too, so they are counted; but findings of their entries would
+    be of what are no entries. The L1 entry that leads there has a finding of its own.
+    """
+    placed = (tables.offset > 0) & (tables.offset % image.geometry.cluster_size == 0)
+    told: BoolArray = placed & ~np.isin(tables.layer, headless)
+    return told
 
 
 def _report_unreadable(image: Image, tally: Tally, batch: Batch) -> None:
@@ -64,12 +83,11 @@ def _report_unreadable(image: Image, tally: Tally, batch: Batch) -> None:
     )
 
 
-def _count_entries(image: Image, tally: Tally, batch: Batch) -> None:
+def _count_entries(image: Image, tally: Tally, batch: Batch, headless: IntArray) -> None:
     """Count any batch, entry by entry, all at once."""
     note_empty(image, tally, batch, np.count_nonzero(batch.entries, axis=1))
     entries = decode(image, batch)
-    visits = batch.tables.visits[entries.row]
-    standard = _check_entries(image, tally, batch, entries, visits)
+    standard = _check_entries(image, tally, batch, entries, headless)
     _count_statistics(image, tally, batch, entries, standard)
     if not image.geometry.data_file:
         _claim_standard(image, tally, batch, entries, standard)
@@ -197,7 +215,7 @@ def _add_l2_counts(
 
 
 def _check_entries(
-    image: Image, tally: Tally, batch: Batch, entries: Entries, visits: IntArray
+    image: Image, tally: Tally, batch: Batch, entries: Entries, headless: IntArray
 ) -> BoolArray:
     """Find damaged entries, count what qemu-img check counts; return what it calls allocated."""
     faults = list(find_faults(image, entries))
@@ -206,11 +224,13 @@ def _check_entries(
         elsewhere = entries.offset != guest * image.geometry.cluster_size
         elsewhere &= entries.offset % image.geometry.cluster_size == 0
         faults.append((problems.DATA_FILE_OFFSET, entries.standard & elsewhere, 0))
+    visits = batch.tables.visits[entries.row]
+    told = are_tables(image, batch.tables, headless)[entries.row]
     for problem, wrong, counted in faults:
         if not wrong.any():
             continue
         tally.corruptions += int((visits * counted)[wrong].sum())
-        _report(image, tally, batch, entries, problem, wrong)
+        _report(image, tally, batch, entries, problem, wrong & told)
     return entries.standard
 
 
@@ -218,7 +238,11 @@ def _report(
     image: Image, tally: Tally, batch: Batch, entries: Entries, problem: Problem, wrong: BoolArray
 ) -> None:
     geometry = image.geometry
+    if not tally.found.room(problem):
+        tally.found.add(problem, first=np.flatnonzero(wrong))
+        return
     row, index = entries.row[wrong], entries.index[wrong]
+    shared = batch.tables.visits[row] > 1
     guest = batch.tables.index[row] * geometry.l2_entries + index
     tally.found.add(
         problem,
@@ -233,4 +257,5 @@ def _report(
         sectors=(entries.length[wrong] + 511) // 512,
         guest=guest * geometry.cluster_size,
         guest_length=geometry.cluster_size,
+        fold=np.where(shared, batch.tables.offset[row], -1),
     )

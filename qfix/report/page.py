@@ -28,12 +28,14 @@ LOST = (
 )
 MEANINGS = {
     Status.GOOD: "The image is good.",
-    Status.LEAKS: "Some space is wasted. The guest's data is not affected.",
+    Status.LEAKS: "Some space is wasted; see above whether anything else was found.",
     Status.COPIED: "COPIED flags are wrong: with snapshots, a write could change them.",
-    Status.CORRUPT_MARK: "Nothing wrong is left, but QEMU does not write to it: the mark is set.",
-    Status.REFCOUNTS: "Do not start the machine: the next write could destroy data.",
+    Status.CORRUPT_MARK: "No damage was found, but QEMU will not write to it: it is marked.",
+    Status.REFCOUNTS: (
+        "Do not start the machine: a write could destroy data. See if clusters are shared."
+    ),
     Status.SNAPSHOTS: "The snapshot table is damaged. See above whether the active layer is.",
-    Status.METADATA: "Metadata is damaged: the guest may miss data, or reads wrong data.",
+    Status.METADATA: "Metadata is damaged; each finding says what the guest loses, if anything.",
     Status.UNSUPPORTED: "The image could not be checked.",
     Status.IO_ERROR: "The host can't read parts of the file. Copy it to a good disk first.",
 }
@@ -45,6 +47,7 @@ def looked_at(diagnosis: Diagnosis) -> Iterator[tuple[str, object]]:
     if image is None or made is None:
         return
     from qfix.recount import Kind
+    from qfix.recount.written import written_since_snapshot
 
     geometry, tally = image.geometry, made.tally
     size = geometry.cluster_size
@@ -63,11 +66,12 @@ def looked_at(diagnosis: Diagnosis) -> Iterator[tuple[str, object]]:
     )
     yield "looked at", looked
     held = space(tally)
-    written = " (written since the last snapshot)" if image.snapshots else ""
+    since = written_since_snapshot(image, made)
+    written = "" if since is None else f"; {since} written since the last snapshot"
     data = (
-        f"{held.active_only} only of the active layer{written},"
+        f"{held.active_only} only of the active layer,"
         f" {held.shared} shared with snapshots,"
-        f" {held.snapshots_only} only of snapshots"
+        f" {held.snapshots_only} only of snapshots{written}"
     )
     yield "data clusters", data
     other = (
@@ -112,7 +116,7 @@ def qemu_summary(diagnosis: Diagnosis) -> Iterator[str]:
         yield "Data may be corrupted, or further writes to the image may corrupt it."
     if counts["leaks"]:
         yield f"{counts['leaks']} leaked clusters were found on the image."
-        if status is Status.LEAKS:
+        if status is Status.LEAKS and diagnosis.find(tables.UNFILLED_L2) is None:
             yield "This means waste of disk space, but no harm to data."
     if counts["check-errors"] and diagnosis.recount:
         yield f"{counts['check-errors']} internal errors have occurred during the check."

@@ -38,6 +38,9 @@ def guest_ranges(row: dict[str, Any]) -> list[tuple[int, int, int]]:
     if "guests" in row:
         return [(int(layer), int(start), int(length)) for layer, start, length in row["guests"]]
     if "guest" in row and "guest_length" in row:
+        if "layers" in row:
+            guest, length = row["guest"], row["guest_length"]
+            return [(layer, guest + shift, length) for layer, shift in row["layers"]]
         return [(row.get("layer", WHOLE_LAYER), row["guest"], row["guest_length"])]
     return []
 

@@ -74,8 +74,11 @@ def entry_counts(counts: EntryStatistics) -> dict[str, int]:
 
 def statistics(diagnosis: Diagnosis) -> dict[str, Any] | None:
     """Return what qcow2-dump counts, by kind of table, and space by who holds it, in clusters."""
-    if diagnosis.recount is None:
+    image = diagnosis.image
+    if diagnosis.recount is None or image is None:
         return None
+    from qfix.recount.written import written_since_snapshot
+
     tally = diagnosis.recount.tally
     counts = tally.statistics
     held = space(tally)
@@ -85,6 +88,7 @@ def statistics(diagnosis: Diagnosis) -> dict[str, Any] | None:
         "l2-active": entry_counts(counts.l2[0]),
         "l2-inactive": entry_counts(counts.l2[1]),
         "refcount-table": entry_counts(counts.reftable),
+        "written-since-snapshot-clusters": written_since_snapshot(image, diagnosis.recount),
         "active-only-clusters": held.active_only,
         "snapshots-only-clusters": held.snapshots_only,
         "shared-clusters": held.shared,
