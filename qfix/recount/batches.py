@@ -10,7 +10,7 @@ from qfix.arrays import AnyArray, BoolArray, IntArray, Words
 from qfix.image import Image
 from qfix.recount.layers import L2Tables
 
-BATCH_BYTES = 1 << 20
+BATCH_BYTES = 1 << 21
 AHEAD_BYTES = 8 << 20
 CACHED_BYTES_PER_SECOND = 1 << 29
 """Slower reads come from a disk; only then is it worth asking the kernel to read ahead."""
