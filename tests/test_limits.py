@@ -10,6 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import command
 import numpy as np
 import pytest
 from build_write import finish
@@ -121,3 +122,13 @@ def test_snapshots_of_one_l1_table_are_all_told(tmp_path: Path) -> None:
     said, _ = look(path, "-s", "snapshot[1]")
     (row,) = [row for row in said["qfix"]["findings"] if row["code"] == "T203"]
     assert [place["layer"] for place in row["guest-ranges"]] == ["snapshot[0]", "snapshot[1]"]
+
+
+@pytest.mark.parametrize("offset", [1 << 63, 0xC000000000000000, (1 << 64) - 512])
+def test_l1_table_behind_what_a_file_can_have(tmp_path: Path, offset: int) -> None:
+    """Also where holes are looked for, because a table is larger than the file."""
+    raw = bytearray(command.case("ok-v3").read_bytes())
+    raw[36:48] = (0x400000).to_bytes(4, "big") + offset.to_bytes(8, "big")
+    path = tmp_path / "image.qcow2"
+    path.write_bytes(raw)
+    assert command.qfix(path).status == 6

@@ -169,6 +169,8 @@ def _held(image: Image, low: int, high: int, length: int) -> IntArray | None:
 
 def _pieces(held: IntArray, offset: int, size: int) -> list[tuple[int, int]]:
     """Return the (first, count) of the entries of an L1 table that are not in a hole."""
+    if offset > header.MAX_FILE_OFFSET:
+        return []
     low = np.searchsorted(held[:, 1], offset, "right")
     high = np.searchsorted(held[:, 0], offset + size * ENTRY_SIZE)
     first = np.maximum(held[low:high, 0] - offset, 0) // ENTRY_SIZE
