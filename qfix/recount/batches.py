@@ -8,7 +8,7 @@ import numpy as np
 
 from qfix.arrays import AnyArray, BoolArray, IntArray, Words
 from qfix.image import Image
-from qfix.recount.layers import L2Tables
+from qfix.recount.l2 import L2Tables
 
 BATCH_BYTES = 1 << 21
 AHEAD_BYTES = 8 << 20

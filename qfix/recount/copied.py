@@ -13,7 +13,8 @@ from qfix.layout.tables import COPIED
 from qfix.problems import refcounts as problems
 from qfix.recount.batches import Batch, read_batches
 from qfix.recount.entries import Entries, decode
-from qfix.recount.layers import ACTIVE_LAYER, L1Entries, L2Tables
+from qfix.recount.l1 import ACTIVE_LAYER, L1Entries
+from qfix.recount.l2 import L2Tables
 from qfix.recount.stored import Stored
 from qfix.recount.tally import Tally
 

@@ -10,13 +10,8 @@ from qfix.layout import header
 from qfix.recount import others
 from qfix.recount.compare import compare, find_overflows
 from qfix.recount.copied import find_copied_mismatches
-from qfix.recount.layers import (
-    L1Entries,
-    L2Tables,
-    check_l1_entries,
-    collect_l2_tables,
-    read_l1_entries,
-)
+from qfix.recount.l1 import L1Entries, check_l1_entries, read_l1_entries
+from qfix.recount.l2 import L2Tables, collect_l2_tables
 from qfix.recount.refblocks import Reftable, claim_blocks, read_reftable
 from qfix.recount.stored import Stored
 from qfix.recount.tally import Kind, Tally

@@ -8,7 +8,7 @@ from qfix.arrays import AnyArray, IntArray, Words
 from qfix.image import Image
 from qfix.layout.tables import COPIED, OFFSET_MASK
 from qfix.recount.batches import Batch, by_row
-from qfix.recount.layers import L2Tables
+from qfix.recount.l2 import L2Tables
 from qfix.recount.tally import ACTIVE, COPIED_CLEAR, COPIED_SET, DATA, INACTIVE, Tally
 
 U = np.uint64

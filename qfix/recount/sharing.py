@@ -9,7 +9,7 @@ from qfix.arrays import IntArray
 from qfix.image import Image
 from qfix.problems import Findings
 from qfix.problems import refcounts as problems
-from qfix.recount.layers import L1Entries
+from qfix.recount.l1 import L1Entries
 
 Users = tuple[tuple[int, int], ...]
 """(layer, L1 index) of each L1 entry that leads to a table, sorted."""

@@ -13,7 +13,8 @@ from qfix.problems.model import Problem
 from qfix.recount.batches import Batch, by_row, read_batches
 from qfix.recount.entries import Entries, decode
 from qfix.recount.faults import find_faults
-from qfix.recount.layers import ACTIVE_LAYER, L2Tables
+from qfix.recount.l1 import ACTIVE_LAYER
+from qfix.recount.l2 import L2Tables
 from qfix.recount.plain import count_plain, note_empty, owner_bits
 from qfix.recount.tally import (
     ACTIVE,

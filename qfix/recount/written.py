@@ -9,7 +9,7 @@ from qfix.layout.snapshots import Snapshot
 from qfix.layout.tables import COMPRESSED, COPIED, OFFSET_MASK, SECTOR, descriptor_bits
 from qfix.problems import tables as problems
 from qfix.recount.engine import Recount
-from qfix.recount.layers import ACTIVE_LAYER, L1Entries
+from qfix.recount.l1 import ACTIVE_LAYER, L1Entries
 from qfix.recount.tally import ACTIVE, DATA, INACTIVE, Tally
 from qfix.recount.tally import COMPRESSED as PACKED
 
