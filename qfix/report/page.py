@@ -85,7 +85,13 @@ def entry_lines(diagnosis: Diagnosis) -> Iterator[tuple[str, object]]:
     """Yield the entries of each kind of table by what they are."""
     if diagnosis.recount is None:
         return
-    counts = diagnosis.recount.tally.statistics
+    from qfix.recount import Kind
+
+    tally = diagnosis.recount.tally
+    held = ((kind, tally.clusters_of(kind)) for kind in Kind)
+    kinds = ", ".join(f"{count} {kind.text.removeprefix('the ')}" for kind, count in held if count)
+    yield "metadata clusters", kinds
+    counts = tally.statistics
     named = (
         ("L1 active", counts.l1[0]),
         ("L1 inactive", counts.l1[1]),
