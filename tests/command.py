@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from corpus import IMAGES
 from mutant_run import Output, call
-
 from qfix.cli import main
 
 if TYPE_CHECKING:

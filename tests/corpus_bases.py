@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from build_write import deflate, finish
-
 from build import BACKING_FORMAT, COPIED, DATA_FILE_NAME, LUKS_HEADER, Qcow2
+from build_write import deflate, finish
 
 if TYPE_CHECKING:
     from build import Picture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from build import COPIED
 from corpus_bases import (
     leaky,
     plain,
@@ -9,8 +10,6 @@ from corpus_bases import (
     with_snapshots,
 )
 from corpus_case import Case
-
-from build import COPIED
 
 BOOT_SECTOR = text(b"not a disk ")[:510] + b"\x55\xaa"
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from build import BACKING_FORMAT, FEATURE_NAMES
 from corpus_bases import BESIDE, FEATURE, REMOTE, backed, data_file, luks, plain
 from corpus_case import Case
-
-from build import BACKING_FORMAT, FEATURE_NAMES
 
 EXTENSIONS = (
     Case(

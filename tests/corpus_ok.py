@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from build import FEATURE_NAMES, Qcow2
 from build_write import deflate, finish
 from corpus_bases import (
     FEATURE,
@@ -25,8 +26,6 @@ from corpus_bases import (
     zstd,
 )
 from corpus_case import Case
-
-from build import FEATURE_NAMES, Qcow2
 
 if TYPE_CHECKING:
     from build import Picture

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from build import COPIED
 from corpus_bases import K, leaky, one_snapshot, plain, plain_1k, two_blocks, with_snapshots
 from corpus_case import Case
-
-from build import COPIED
 
 REFCOUNTS = (
     Case("leak", "a cluster that nothing uses has a refcount", leaky, {}, "1 R301@9", "3 0/1"),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from build import COPIED
 from build_write import finish
 from corpus_bases import described, luks, plain, with_bitmap, with_snapshots
 from corpus_case import Case
-
-from build import COPIED
 
 if TYPE_CHECKING:
     from build import Picture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from build import COMPRESSED, COPIED, ZERO
 from build_write import finish
 from corpus_bases import (
     compressed,
@@ -17,8 +18,6 @@ from corpus_bases import (
     with_snapshots,
 )
 from corpus_case import Case
-
-from build import COMPRESSED, COPIED, ZERO
 
 if TYPE_CHECKING:
     from build import Picture

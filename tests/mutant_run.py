@@ -141,7 +141,10 @@ def call(main: Main, *arguments: str) -> Output:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever gets out is the finding
             raised = describe(error)
-    return Output(status, raw_out.getvalue().decode(), raw_err.getvalue().decode(), raised)
+    texts = raw_out.getvalue().decode(), raw_err.getvalue().decode()
+    raw_out.truncate(0)  # click remembers the streams that it has written to
+    raw_err.truncate(0)
+    return Output(status, *texts, raised)
 
 
 def describe(error: BaseException) -> str:

@@ -8,11 +8,11 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-import corpus
 import pytest
+
+import corpus
 from command import CLEAN, case, copy, held, qfix, record, records
 from mutant_run import COUNTS, FINDING_KEYS, RECORD_KEYS
-
 from qfix.checks import header
 
 if TYPE_CHECKING:

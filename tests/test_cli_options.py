@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from build import Qcow2
 from build_write import finish
 from command import CLEAN, case, codes, copy, held, is_locked, qfix, record
 from corpus_bases import with_bitmap, with_snapshots
-
-from build import Qcow2
 from qfix.examine import examine
 from qfix.problems.catalogue import CATALOGUE
 

@@ -8,9 +8,9 @@ import shutil
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-import corpus
 import pytest
 
+import corpus
 from qfix.cli import main
 from qfix.problems.catalogue import CATALOGUE
 

@@ -10,13 +10,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import command
 import numpy as np
 import pytest
+
+import command
+from build import COPIED
 from build_write import finish
 from corpus_bases import described
-
-from build import COPIED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

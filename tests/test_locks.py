@@ -14,8 +14,8 @@ from unittest.mock import Mock
 
 import portalocker
 import pytest
-import qemu
 
+import qemu
 from qfix import locks
 from qfix.errors import InUseError, ReadError
 from qfix.locks import Hold, Holder, Use, hold_for_reading, hold_for_writing, holders

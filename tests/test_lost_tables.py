@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-import command
 import pytest
+
+import command
 import qemu
 
 if TYPE_CHECKING:

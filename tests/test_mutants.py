@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mutant_bases import tiny_image
 from mutant_run import IMAGE_STATUSES, call, load_main
 

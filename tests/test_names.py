@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
+from build import BITMAPS, Qcow2
 from build_write import finish
 from command import codes, qfix, record
 from corpus_bases import backed
-
-from build import BITMAPS, Qcow2
 
 if TYPE_CHECKING:
     from pathlib import Path

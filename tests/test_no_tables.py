@@ -6,11 +6,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from build import COPIED, Picture
 from build_write import finish
 from command import qfix, record
 from corpus_bases import described, plain, with_snapshots
-
-from build import COPIED, Picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable

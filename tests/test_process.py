@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from command import case
 from corpus import IMAGES
 from mutant_run import COUNTS

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from build_write import finish
 from command import CLEAN, codes, qfix, record, records
 from corpus_bases import described, with_snapshots

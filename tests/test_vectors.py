@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+
 import qemu
 import qfix_command
 from qemu_images import Recipe

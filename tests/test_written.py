@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import corpus_bases
 import pytest
-from build_write import deflate, finish
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import corpus_bases
 from build import Picture, Qcow2, Table
+from build_write import deflate, finish
 from qfix.examine import examine
 from qfix.file import open_file
 from qfix.recount.written import written_since_snapshot

@@ -40,7 +40,10 @@ def written_since_snapshot(image: Image, made: Recount) -> int | None:
     _, here, there = np.intersect1d(index, other_index, return_indices=True)
     frozen[here] = other[there]
     differ = active != frozen
-    return _count(image, made.tally, active[differ], frozen[differ])
+    pairs = np.unique(np.stack((active[differ], frozen[differ])), axis=1)
+    if pairs.shape[1] > image.geometry.host_clusters:
+        return None
+    return _count(image, made.tally, pairs[0], pairs[1])
 
 
 def _can_be_followed(image: Image, made: Recount, last: Snapshot) -> bool:
