@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FEW = 3
 FEW_RANGES = 8
+FEW_LAYERS = 4
 COUNTED = (
     "host cluster",
     "L1 entry",
@@ -89,12 +91,15 @@ def _places(row: dict[str, Any], image: Image | None, limit: int | None) -> Iter
         cells.append(f"L1 entry {row['l1_index']}, L2 entry {row['index']}")
     if cells:
         yield f"      at {', '.join(cells)}"
-    ranges = guest_ranges(row)
-    most = FEW_RANGES if limit is not None else len(ranges)
-    for layer, start, length in ranges[:most]:
+    layers: dict[tuple[int, int], list[int]] = {}
+    for layer, start, length in guest_ranges(row):
+        layers.setdefault((start, length), []).append(layer)
+    most = FEW_RANGES if limit is not None else len(layers)
+    for (start, length), users in islice(layers.items(), most):
+        titles = ", ".join(layer_title(image, layer) for layer in users[:FEW_LAYERS])
+        more = f" and {len(users) - FEW_LAYERS} more" if len(users) > FEW_LAYERS else ""
         yield (
-            f"      guest {start:#x} to {start + length - 1:#x} ({human(length)}),"
-            f" {layer_title(image, layer)}"
+            f"      guest {start:#x} to {start + length - 1:#x} ({human(length)}), {titles}{more}"
         )
-    if len(ranges) > most:
-        yield f"      ... and {len(ranges) - most} more guest ranges"
+    if len(layers) > most:
+        yield f"      ... and {len(layers) - most} more guest ranges"
