@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TIMEOUT_S = 60
-TRIES = 5
+TRIES = 20
 BUSY = "Unable to get accurate CPU usage"
 """What making a LUKS header fails with now and then on a busy machine."""
 SECRET = ("--object", "secret,id=key,data=secret")

@@ -18,7 +18,7 @@ def explain(code: str) -> Status:
     """Print one row of the catalogue; raises UsageError for a code that is not in it."""
     problem = CATALOGUE.get(code.upper())
     if problem is None:
-        known = ", ".join(CATALOGUE)
+        known = ", ".join(sorted(CATALOGUE))
         raise UsageError(f"there is no finding {code!r}; known: {known}")
     click.echo(f"{problem.code} {problem.name}")
     click.echo(f"about:     {problem.structure}, severity {problem.severity.value}")
