@@ -14,7 +14,7 @@ from qfix.problems.model import joined
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from qfix.file import ImageFile
+    from qfix.file import Source
     from qfix.recount import Recount
 
 STOPS = (
@@ -47,7 +47,7 @@ def gravest(statuses: Iterator[Status]) -> Status:
     return max(statuses, key=lambda status: status.gravity, default=Status.GOOD)
 
 
-def inspect(file: ImageFile, *, backing: bool = True) -> Diagnosis:
+def inspect(file: Source, *, backing: bool = True) -> Diagnosis:
     """Examine header, extensions, snapshot table and bitmap directory only; needs no numpy."""
     head = read_head(file)
     findings = list(header.head_is_readable(head))
@@ -63,7 +63,7 @@ def inspect(file: ImageFile, *, backing: bool = True) -> Diagnosis:
 
 
 def examine(
-    file: ImageFile, *, backing: bool = True, tell: Callable[[float], None] | None = None
+    file: Source, *, backing: bool = True, tell: Callable[[float], None] | None = None
 ) -> Diagnosis:
     """Examine the whole image: all of `inspect`, then every table and refcount.
 

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from qfix.errors import ReadError, from_os_error
 
@@ -15,6 +15,50 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_READ_END = (1 << 63) - 1
+
+
+class Source(Protocol):
+    """What can be read as an image: a file, or a file under the changes that are planned for it.
+
+    Reads give zeros behind the end, `size` is in bytes, `fd` that of the file itself.
+    """
+
+    @property
+    def path(self) -> str:
+        """The path as given."""
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of the file."""
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+
+    @property
+    def is_device(self) -> bool:
+        """Whether it is a block device."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return *length* bytes at *offset*; raises ReadError where the host can't read."""
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill *view* from *offset* on; raises ReadError where the host can't read."""
+
+    def read_each(self, view: memoryview, offsets: Sequence[int], length: int) -> list[int]:
+        """Read *length* bytes at each of *offsets*; return the positions that failed."""
+
+    def advise(self, offset: int, length: int) -> None:
+        """Ask the kernel to read ahead."""
+
+    def allocated(self) -> int | None:
+        """Return the bytes that it takes on disk, None for a device."""
+
+    def extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the (start, end) of what is not a hole between *start* and *end*."""
+
+    def last_data(self) -> int:
+        """Return the end of the last byte that is not in a hole at the end."""
 
 
 class ImageFile(NamedTuple):
@@ -119,14 +163,15 @@ class ImageFile(NamedTuple):
 
 
 @contextmanager
-def open_file(path: str | Path) -> Iterator[ImageFile]:
-    """Open an image for reading only, without changing its time stamps where the host lets us.
+def open_file(path: str | Path, *, write: bool = False) -> Iterator[ImageFile]:
+    """Open an image for reading, without changing its time stamps where the host lets us.
 
+    With *write* the descriptor can be written to as well: that is for the road of a change alone.
     Raises a QfixError that says why it can't be opened.
     """
     name = os.fspath(path)
     try:
-        fd = _open_quietly(name)
+        fd = _open_quietly(name, os.O_RDWR if write else os.O_RDONLY)
     except (OSError, ValueError) as error:
         raise from_os_error(_as_os_error(error), name) from error
     try:
@@ -139,8 +184,8 @@ def open_file(path: str | Path) -> Iterator[ImageFile]:
         os.close(fd)
 
 
-def _open_quietly(name: str) -> int:
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+def _open_quietly(name: str, access: int) -> int:
+    flags = access | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         return os.open(name, flags | getattr(os, "O_NOATIME", 0))
     except PermissionError:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qfix.arrays import Words
-    from qfix.file import ImageFile
+    from qfix.file import Source
     from qfix.layout.snapshots import Reader
 
 GUESSES = (
@@ -52,7 +52,7 @@ class Head(NamedTuple):
     `hidden_cluster_size` is that of tables found behind an overwritten header, 0 if none are.
     """
 
-    file: ImageFile
+    file: Source
     raw: bytes
     header: header.Header | None
     magic_damaged: bool = False
@@ -85,7 +85,7 @@ class Image:
     unreadable: list[tuple[int, int, str]] = field(default_factory=list)
 
     @property
-    def file(self) -> ImageFile:
+    def file(self) -> Source:
         """The open file."""
         return self.head.file
 
@@ -191,7 +191,7 @@ class Image:
         return read
 
 
-def read_head(file: ImageFile) -> Head:
+def read_head(file: Source) -> Head:
     """Read and decode the header cluster of *file*; never fails on what the bytes are."""
     raw = file.read(0, header.FULL_LENGTH)
     decoded = header.decode_header(raw)
@@ -248,7 +248,7 @@ def _guess(raw: bytes, size: int) -> str:
     return "zeros at its start"
 
 
-def _hidden_cluster_size(file: ImageFile) -> int:
+def _hidden_cluster_size(file: Source) -> int:
     """Return the cluster size of tables laid out as in a new image (format 13), 0 if none are.
 
     The refcount table is then in cluster 1, its first block in cluster 2, and the first clusters

@@ -52,7 +52,10 @@ FILES = {
     "change/apply.py": "writes to the image",
 }
 ENVIRONMENT = {"cli.py": "NO_COLOR", "__main__.py": "keeps numpy from starting threads"}
-WRITERS = {"change/apply.py": "the only one that writes to an image"}
+WRITERS = {
+    "change/apply.py": "the only one that writes to an image",
+    "file.py": "opens an image for it",
+}
 OPENS = {"open", "fdopen", "FileIO", "read_text", "read_bytes", "write_text", "write_bytes"}
 WRITES = {
     *("pwrite", "pwritev", "ftruncate", "truncate", "posix_fallocate", "fallocate", "sendfile"),

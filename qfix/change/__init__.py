@@ -1,0 +1,1 @@
+"""The one road for every write: overlay, plan, rehearsal, journal, apply, verify."""
