@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from qfix.errors import Status, UsageError
+from qfix.problems import Safety
 from qfix.problems.catalogue import CATALOGUE
 
 SAFETIES = {
     "safe": "can be repaired without losing anything",
-    "lossy": "a repair gives up what can't be saved",
-    "manual": "needs a person's decision",
+    "lossy": "only with a loss or a guess, each of which is listed",
+    "manual": "needs a person's decision; no repair does it",
 }
 
 
@@ -25,6 +26,8 @@ def explain(code: str) -> Status:
     click.echo(f"message:   {problem.message}")
     click.echo(f"means:     {problem.meaning}")
     click.echo(f"to do:     {problem.advice}")
-    click.echo(f"repair:    {SAFETIES[problem.safety.value]}")
+    lossy = " --lossy" if problem.safety is Safety.LOSSY else ""
+    by = f": qfix --fix {problem.fix}{lossy} IMAGE (-n shows the plan)" if problem.fix else ""
+    click.echo(f"repair:    {SAFETIES[problem.safety.value]}{by}")
     click.echo(f"status:    {int(problem.status)} ({problem.status.verdict})")
     return Status.GOOD

@@ -17,6 +17,7 @@ EXTENSION = error(
     "the bitmaps extension is damaged: {what}",
     "QEMU does not open the image as long as the extension counts as valid.",
     BACKUP,
+    fix="all",
 )
 COUNT = error(
     "B602",
@@ -27,6 +28,7 @@ COUNT = error(
     "the bitmaps extension names {bitmaps} bitmaps; 1 to 65535 are allowed",
     "QEMU does not open the image.",
     BACKUP,
+    fix="all",
 )
 DIRECTORY_RANGE = error(
     "B603",
@@ -38,6 +40,7 @@ DIRECTORY_RANGE = error(
     " file",
     "The bitmaps can't be found.",
     BACKUP,
+    fix="all",
 )
 DIRECTORY_BROKEN = error(
     "B604",
@@ -48,6 +51,7 @@ DIRECTORY_BROKEN = error(
     "Broken bitmap directory: the entry at {host:#x} does not fit, or is all zeros",
     "QEMU does not open the image; bitmaps from this entry on can't be found.",
     BACKUP,
+    fix="all",
 )
 DIRECTORY_COUNT = error(
     "B605",
@@ -58,6 +62,7 @@ DIRECTORY_COUNT = error(
     "the header names {expected} bitmaps, the directory holds {found}",
     "QEMU does not open the image.",
     BACKUP,
+    fix="all",
 )
 TABLE = error(
     "B606",
@@ -70,6 +75,7 @@ TABLE = error(
     "The bitmap can't be read. QEMU refuses the image, or silently empties the bitmap, so that"
     " the next incremental backup would miss data.",
     BACKUP,
+    fix="all",
 )
 TABLE_ENTRY = error(
     "B607",
@@ -80,26 +86,29 @@ TABLE_ENTRY = error(
     "bitmap {text}: table entry {index} is damaged: {entry:#x}",
     "A part of the bitmap can't be read, so that the next incremental backup would miss data.",
     BACKUP,
+    fix="all",
 )
 NAME_DOUBLE = error(
     "B608",
     "bitmap-name-double",
     "bitmap",
     METADATA,
-    MANUAL,
+    LOSSY,
     "bitmap {first} has the same name as bitmap {other}: {text}",
     "QEMU refuses to load them.",
     BACKUP,
+    fix="all",
 )
 FLAGS = error(
     "B609",
     "bitmap-flags-unknown",
     "bitmap",
     METADATA,
-    MANUAL,
+    LOSSY,
     "bitmap {text} has unknown flags: {flags:#x}",
     "QEMU does not open the image.",
     BACKUP,
+    fix="all",
 )
 GRANULARITY = error(
     "B610",
@@ -110,6 +119,7 @@ GRANULARITY = error(
     "bitmap {text} has a granularity of 2^{bits} bytes; 2^9 to 2^31 are allowed",
     "QEMU does not open the image.",
     BACKUP,
+    fix="all",
 )
 IN_USE = remark(
     "B611",
@@ -132,6 +142,7 @@ AUTOCLEAR_CLEAR = remark(
     "The bitmaps must not be trusted, and their clusters count as leaked. `qemu-img check -r` of"
     " some versions deletes all internal snapshots of such an image.",
     BACKUP + " Do not run `qemu-img check -r` while there are internal snapshots.",
+    fix="all",
 )
 AUTOCLEAR_ALONE = error(
     "B613",
@@ -143,6 +154,7 @@ AUTOCLEAR_ALONE = error(
     "The next write by QEMU marks the image corrupt and fails.",
     "Do not start the machine before bit 0 of the autoclear features (offset 88) is cleared. No"
     " data is lost.",
+    fix="all",
 )
 TOO_SMALL = error(
     "B614",
@@ -153,26 +165,29 @@ TOO_SMALL = error(
     "bitmap {text} covers less than the virtual disk: {entries} table entries, {needed} needed",
     "QEMU does not open the image.",
     BACKUP,
+    fix="all",
 )
 TYPE = error(
     "B615",
     "bitmap-type-unknown",
     "bitmap",
     METADATA,
-    MANUAL,
+    LOSSY,
     "bitmap {text} is of the unknown type {type}",
     "QEMU does not open the image.",
     BACKUP,
+    fix="all",
 )
 EXTRA = error(
     "B616",
     "bitmap-extra-data",
     "bitmap",
     METADATA,
-    MANUAL,
+    LOSSY,
     "bitmap {text} has {size} bytes of extra data, which QEMU does not support",
     "QEMU does not open the image.",
     BACKUP,
+    fix="all",
 )
 NAME = error(
     "B617",
@@ -183,4 +198,5 @@ NAME = error(
     "the name of bitmap {first} has {length} bytes; 1 to 1023 are allowed",
     "QEMU does not open the image.",
     BACKUP,
+    fix="all",
 )

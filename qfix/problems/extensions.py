@@ -13,10 +13,11 @@ EXTENSION_OVERRUN = error(
     "extension-overrun",
     "header extension",
     METADATA,
-    MANUAL,
+    LOSSY,
     "Header extension too large: the one at {host:#x} does not fit",
     "QEMU does not open the image; extensions behind this one can't be read.",
     HEX_EDIT,
+    fix="all",
 )
 EXTENSION_DOUBLE = error(
     "H131",
@@ -33,20 +34,22 @@ BACKING_OFFSET = error(
     "backing-name-outside",
     "header",
     METADATA,
-    MANUAL,
+    LOSSY,
     "Invalid backing file offset: {offset:#x} with {length} bytes is not inside the first cluster",
     "QEMU does not open the image; the name of the backing file can't be read.",
     HEX_EDIT + " The field stands at offset 8.",
+    fix="all",
 )
 BACKING_LENGTH = error(
     "H133",
     "backing-name-too-long",
     "header",
     METADATA,
-    MANUAL,
+    LOSSY,
     "Backing file name too long: {length} bytes, at most 1023 are allowed",
     "QEMU does not open the image; the name of the backing file can't be read.",
     HEX_EDIT + " The field stands at offset 16.",
+    fix="all",
 )
 BACKING_OVERLAP = error(
     "H134",
@@ -113,10 +116,11 @@ BACKING_FORMAT = error(
     "backing-format-too-long",
     "header extension",
     METADATA,
-    MANUAL,
+    LOSSY,
     "ERROR: ext_backing_format: len={length} too large (>=16)",
     "QEMU does not open the image.",
     HEX_EDIT,
+    fix="all",
 )
 CRYPT_POINTER_MISSING = error(
     "H141",
@@ -133,10 +137,11 @@ CRYPT_POINTER_NEEDLESS = error(
     "encryption-pointer-needless",
     "header extension",
     METADATA,
-    MANUAL,
+    SAFE,
     "CRYPTO header extension only expected with LUKS encryption method",
     "QEMU does not open the image. crypt_method is probably damaged.",
     HEX_EDIT + " crypt_method stands at offset 32: 2 is LUKS.",
+    fix="all",
 )
 CRYPT_POINTER_RANGE = error(
     "H143",
@@ -167,6 +172,7 @@ RAW_WITHOUT_DATA_FILE = error(
     "data-file-raw requires a data file, but the data file bit is clear",
     "QEMU does not open the image. One of the two bits is damaged.",
     HEX_EDIT + " The bits are 2 at offset 72 and 1 at offset 88.",
+    fix="all",
 )
 RAW_WITH_BACKING = error(
     "H148",

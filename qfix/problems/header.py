@@ -40,6 +40,7 @@ MAGIC_DAMAGED = error(
     "QEMU takes the file for a raw disk; a guest started so would write over it. The data is not"
     " touched so far.",
     "Do not start the machine. " + KEEP + "Set the first four bytes to 51 46 49 fb.",
+    fix="all",
 )
 HEADER_CUT = error(
     "H104",
@@ -77,20 +78,22 @@ REFCOUNT_ORDER = error(
     "refcount-order-out-of-range",
     "header",
     METADATA,
-    MANUAL,
+    SAFE,
     "refcount_order is {refcount_order}, more than 6: refcounts can't be read",
     "QEMU does not open the image. The guest's data is not touched.",
     HEX_EDIT + " The field stands at offset 96; 4 (16 bits) is the usual value.",
+    fix="errors",
 )
 HEADER_LENGTH = error(
     "H108",
     "header-length-out-of-range",
     "header",
     METADATA,
-    MANUAL,
+    SAFE,
     "header_length is {header_length}; it must be 104 to {cluster_size}",
     "QEMU does not open the image. The guest's data is not touched.",
     HEX_EDIT + " The field stands at offset 100; 112 or 104 are the usual values.",
+    fix="all",
 )
 HEADER_LENGTH_ODD = remark(
     "H109",
@@ -101,26 +104,29 @@ HEADER_LENGTH_ODD = remark(
     "header_length is {header_length}, not a multiple of 8",
     "QEMU opens the image, other programs may not.",
     "Nothing is urgent; check the header extensions, which begin there.",
+    fix="all",
 )
 CRYPT_METHOD = error(
     "H110",
     "crypt-method-unknown",
     "header",
     METADATA,
-    MANUAL,
+    LOSSY,
     "Unsupported encryption method {crypt_method}",
     "QEMU does not open the image. Its tables are not encrypted and were checked.",
     HEX_EDIT + " The field stands at offset 32: 0 none, 1 AES, 2 LUKS.",
+    fix="all",
 )
 VIRTUAL_SIZE = error(
     "H111",
     "virtual-size-too-large",
     "header",
     METADATA,
-    MANUAL,
+    LOSSY,
     "Image is too big: a virtual size of {size} bytes needs more L1 entries than there can be",
     "QEMU does not open the image. The guest's data is not touched.",
     HEX_EDIT + " The field stands at offset 24.",
+    fix="all",
 )
 VIRTUAL_SIZE_ODD = remark(
     "H112",
@@ -131,27 +137,30 @@ VIRTUAL_SIZE_ODD = remark(
     "the virtual size {size} is not a multiple of 512: its last {tail} bytes are out of reach",
     "QEMU leaves the tail out; the guest sees a disk that ends at the last whole sector.",
     "Nothing is urgent.",
+    fix="all",
 )
 L1_TOO_LARGE = error(
     "H113",
     "l1-size-too-large",
     "header",
     METADATA,
-    MANUAL,
+    LOSSY,
     "Active L1 table too large: {l1_size} entries, at most 4194304 are allowed",
     "QEMU does not open the image.",
     HEX_EDIT + " The field stands at offset 36.",
+    fix="all",
 )
 L1_TOO_SMALL = error(
     "H114",
     "l1-size-too-small",
     "header",
     METADATA,
-    MANUAL,
+    LOSSY,
     "L1 table is too small: {l1_size} entries, the virtual size needs {needed}",
     "QEMU does not open the image. Either this field or the virtual size is damaged; guest data"
     " behind the last entry would be out of reach.",
     HEX_EDIT + " l1_size stands at offset 36, the virtual size at offset 24.",
+    fix="all",
 )
 L1_OFFSET = error(
     "H115",
@@ -179,10 +188,11 @@ REFTABLE_OFFSET = error(
     "reftable-offset-unaligned",
     "header",
     METADATA,
-    MANUAL,
+    SAFE,
     "Reference count table offset invalid: {offset:#x} is not a multiple of the cluster size",
     "QEMU does not open the image. Refcounts can be made anew from the tables; no data is lost.",
     HEX_EDIT + " The field stands at offset 48.",
+    fix="errors",
 )
 REFTABLE_OUTSIDE = error(
     "H118",
@@ -193,6 +203,7 @@ REFTABLE_OUTSIDE = error(
     "the refcount table ({offset:#x}, {length} bytes) lies on the header or not inside the file",
     "Refcounts read as 0, so a write would overwrite clusters that are in use.",
     "Do not start the machine. Refcounts can be made anew from the tables; no data is lost.",
+    fix="errors",
 )
 REFTABLE_EMPTY = error(
     "H119",
@@ -203,16 +214,18 @@ REFTABLE_EMPTY = error(
     "the refcount table has 0 clusters",
     "There are no refcounts; QEMU does not open the image.",
     "Do not start the machine. Refcounts can be made anew from the tables; no data is lost.",
+    fix="errors",
 )
 REFTABLE_TOO_LARGE = error(
     "H120",
     "reftable-too-large",
     "header",
     METADATA,
-    MANUAL,
+    SAFE,
     "Reference count table too large: {clusters} clusters, at most {most} are allowed",
     "QEMU does not open the image. Refcounts can be made anew from the tables; no data is lost.",
     HEX_EDIT + " The field stands at offset 56.",
+    fix="errors",
 )
 DIRTY_MARK = remark(
     "H121",
@@ -224,6 +237,7 @@ DIRTY_MARK = remark(
     "Refcounts may be stale. QEMU repairs the image by itself when it opens it for writing.",
     "If this check finds nothing else, nothing has to be done. Otherwise do not start the machine:"
     " QEMU's own repair frees leaks and hides reused clusters.",
+    fix="all",
 )
 CORRUPT_MARK = error(
     "H122",
@@ -235,6 +249,7 @@ CORRUPT_MARK = error(
     "QEMU met damaged metadata and stopped writing, so that it would not get worse.",
     "Look at what else this check finds. If that is nothing, a copy of the image made with"
     " `qemu-img convert` has no mark; internal snapshots and bitmaps are not copied.",
+    fix="all",
 )
 FEATURE_UNKNOWN = error(
     "H123",
@@ -252,7 +267,7 @@ COMPATIBLE_UNKNOWN = remark(
     "compatible-feature-unknown",
     "header",
     NOTE,
-    SAFE,
+    MANUAL,
     "unknown compatible feature(s): {names}",
     "A program that does not know them may ignore them.",
     "Nothing has to be done.",
@@ -267,6 +282,7 @@ AUTOCLEAR_UNKNOWN = remark(
     "The next program that writes and does not know them clears them. `qemu-img check -r` of some"
     " versions deletes all internal snapshots of such an image.",
     "Do not run `qemu-img check -r` on it while it has internal snapshots.",
+    fix="all",
 )
 VERSION_2_FIELDS = error(
     "H126",
@@ -294,10 +310,11 @@ COMPRESSION_BIT = error(
     "compression-type-contradicts-bit",
     "header",
     METADATA,
-    MANUAL,
+    SAFE,
     "qcow2: Compression type incompatible feature bit {must} be set",
     "QEMU does not open the image. Either the byte at offset 104 or the feature bit is wrong.",
     HEX_EDIT,
+    fix="all",
 )
 PADDING = remark(
     "H129",
@@ -308,6 +325,7 @@ PADDING = remark(
     "the header's padding (offset 105 to 111) is not zero",
     "A later version of the format could give these bytes a meaning.",
     "Nothing is urgent.",
+    fix="all",
 )
 UNREADABLE = error(
     "H149",

@@ -31,7 +31,8 @@ class Safety(Enum):
 class Problem(NamedTuple):
     """One row of the catalogue.
 
-    `message` is a format string over the facts of a finding, `structure` the thing it is about.
+    `message` is a format string over the facts of a finding, `structure` the thing it is about;
+    `fix` is the level of --fix that answers it, empty where none does.
     """
 
     code: str
@@ -43,6 +44,7 @@ class Problem(NamedTuple):
     message: str
     meaning: str
     advice: str
+    fix: str = ""
 
     def at(self, first: Column, count: Column = None, **facts: Column) -> "Findings":
         """Return findings of this problem; scalars stand for columns of one row."""
@@ -125,21 +127,35 @@ CATALOGUE: dict[str, Problem] = {}
 
 
 def error(
-    code: str, name: str, structure: str, status: Status, safety: Safety, *texts: str
+    code: str,
+    name: str,
+    structure: str,
+    status: Status,
+    safety: Safety,
+    *texts: str,
+    fix: str = "",
 ) -> Problem:
     """Add a problem that makes the image's status *status*; texts: message, meaning, advice."""
     severity = Severity.LEAK if status is Status.LEAKS else Severity.ERROR
     message, meaning, advice = texts
-    made = Problem(code, name, structure, severity, safety, status, message, meaning, advice)
+    made = Problem(code, name, structure, severity, safety, status, message, meaning, advice, fix)
     CATALOGUE[code] = made
     return made
 
 
 def remark(
-    code: str, name: str, structure: str, severity: Severity, safety: Safety, *texts: str
+    code: str,
+    name: str,
+    structure: str,
+    severity: Severity,
+    safety: Safety,
+    *texts: str,
+    fix: str = "",
 ) -> Problem:
     """Add a problem that leaves the image good; texts: message, meaning, advice."""
     message, meaning, advice = texts
-    made = Problem(code, name, structure, severity, safety, Status.GOOD, message, meaning, advice)
+    made = Problem(
+        code, name, structure, severity, safety, Status.GOOD, message, meaning, advice, fix
+    )
     CATALOGUE[code] = made
     return made

@@ -23,6 +23,7 @@ LEAKED = error(
     "Leaked cluster {first} refcount={stored} reference={counted}",
     "Space in the file that nothing uses. The guest's data is not affected.",
     "Nothing is urgent. If this check finds nothing else, the space can be freed.",
+    fix="leaks",
 )
 TOO_LOW = error(
     "R302",
@@ -36,6 +37,7 @@ TOO_LOW = error(
     " second user is"
     " the damage, and a higher refcount would hide it.",
     RECOUNT,
+    fix="errors",
 )
 TOO_HIGH = error(
     "R303",
@@ -47,6 +49,7 @@ TOO_HIGH = error(
     "The cluster will not be freed when its last user goes. The guest's data is not affected,"
     " unless a table that also led to it was lost.",
     "Nothing is urgent. If this check finds nothing else, the refcount can be lowered.",
+    fix="errors",
 )
 USED_BUT_FREE = error(
     "R304",
@@ -58,6 +61,7 @@ USED_BUT_FREE = error(
     "A cluster in use looks free: the next write may put something else there and destroy it."
     " That may have happened already if the image was used since.",
     RECOUNT,
+    fix="errors",
 )
 OVERFLOW = error(
     "R305",
@@ -80,6 +84,7 @@ RT_RESERVED_BITS = error(
     "ERROR refcount table entry {first} has reserved bits set",
     "QEMU's check does not count the block itself, and its repair marks the image corrupt.",
     RECOUNT,
+    fix="errors",
 )
 RT_UNALIGNED = error(
     "R311",
@@ -90,6 +95,7 @@ RT_UNALIGNED = error(
     "ERROR refcount block {first} is not cluster aligned; refcount table entry corrupted",
     "The refcounts of all clusters that it describes can't be read; a write there fails.",
     RECOUNT,
+    fix="errors",
 )
 RT_OUTSIDE_FILE = error(
     "R312",
@@ -100,6 +106,7 @@ RT_OUTSIDE_FILE = error(
     "ERROR refcount block {first} is outside image",
     "The clusters it describes look free. QEMU's repair would let the file grow to that offset.",
     RECOUNT,
+    fix="errors",
 )
 BLOCK_SHARED = error(
     "R313",
@@ -112,6 +119,7 @@ BLOCK_SHARED = error(
     " other.",
     "Do not start the machine before repair. Refcounts can be recounted, but what shares the"
     " cluster may be overwritten already.",
+    fix="errors",
 )
 BLOCK_MISSING = error(
     "R314",
@@ -122,6 +130,7 @@ BLOCK_MISSING = error(
     "refcount block {first} is missing: {used} clusters that are in use have no refcount",
     "They look free: the next write may put something else there and destroy them.",
     RECOUNT,
+    fix="errors",
 )
 TABLE_TOO_SMALL = error(
     "R315",
@@ -133,6 +142,7 @@ TABLE_TOO_SMALL = error(
     " refcount",
     "They look free: the next write may put something else there and destroy them.",
     RECOUNT,
+    fix="errors",
 )
 BEHIND_END = remark(
     "R316",
@@ -143,6 +153,7 @@ BEHIND_END = remark(
     "refcounts are set for {used} clusters behind the end of the file, from cluster {first} on",
     "Harmless as such. It happens when a file was cut short, so see what else is found.",
     "If the file was cut, look for another copy of it.",
+    fix="errors",
 )
 L1_COPIED = error(
     "C401",
@@ -154,6 +165,7 @@ L1_COPIED = error(
     "With the flag wrongly set a write changes a table that a snapshot uses; wrongly clear, it"
     " only makes a needless copy. With refcount=0 it is the refcount that is wrong.",
     COPIED_ADVICE,
+    fix="errors",
 )
 L2_COPIED = error(
     "C402",
@@ -165,4 +177,5 @@ L2_COPIED = error(
     "With the flag wrongly set a write changes data that a snapshot uses; wrongly clear, it only"
     " makes a needless copy. With refcount=0 it is the refcount that is wrong.",
     COPIED_ADVICE,
+    fix="errors",
 )

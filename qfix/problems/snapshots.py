@@ -15,41 +15,45 @@ TABLE_UNALIGNED = error(
     "snapshot-table-unaligned",
     "snapshot table",
     SNAPSHOTS,
-    MANUAL,
+    LOSSY,
     "ERROR snapshot table offset invalid: {offset:#x}, {snapshots} snapshots",
     "No QEMU program opens the image, although everything else may be sound.",
     "With 0 snapshots the field at offset 64 must be 0. Otherwise: " + KEEP,
+    fix="all",
 )
 TABLE_OUTSIDE = error(
     "S502",
     "snapshot-table-outside-file",
     "snapshot table",
     SNAPSHOTS,
-    MANUAL,
+    LOSSY,
     "the snapshot table at {offset:#x} is not inside the file",
     "The snapshots can't be found; their clusters look leaked.",
     KEEP,
+    fix="all",
 )
 TOO_MANY = error(
     "S503",
     "too-many-snapshots",
     "header",
     SNAPSHOTS,
-    MANUAL,
+    LOSSY,
     "ERROR snapshot table too large: {snapshots} snapshots, at most 65536 are allowed;"
     " {plausible} entries look like snapshots",
     "The count in the header is damaged.",
     KEEP + " The field stands at offset 60.",
+    fix="all",
 )
 OVERRUN = error(
     "S504",
     "snapshot-table-overrun",
     "snapshot table",
     SNAPSHOTS,
-    MANUAL,
+    LOSSY,
     "the snapshot table can't be read from entry {first} on ({count} entries): {reason}",
     "The snapshots from there on are not found; their clusters look leaked.",
     KEEP,
+    fix="all",
 )
 EXTRA_TOO_LARGE = error(
     "S505",
@@ -60,6 +64,7 @@ EXTRA_TOO_LARGE = error(
     "Too much extra metadata in snapshot table entry {first}: {size} bytes, at most 1024",
     "QEMU does not open the image. Either the length is damaged or a newer program wrote it.",
     KEEP,
+    fix="all",
 )
 EXTRA_TOO_SMALL = error(
     "S506",
@@ -70,6 +75,7 @@ EXTRA_TOO_SMALL = error(
     "ERROR snapshot table entry {first} is incomplete",
     "The entry does not tell the disk's size or the size of the VM state.",
     "No data is lost. `qemu-img snapshot -l` shows whether the list is right.",
+    fix="all",
 )
 ID_EMPTY = error(
     "S507",
@@ -116,72 +122,79 @@ L1_UNALIGNED = error(
     "snapshot-l1-unaligned",
     "snapshot",
     SNAPSHOTS,
-    MANUAL,
+    LOSSY,
     "ERROR snapshot {text} l1_offset={offset:#x}: L1 table is not cluster aligned; snapshot table"
     " entry corrupted",
     "The snapshot can't be read; its clusters look leaked.",
     KEEP,
+    fix="all",
 )
 L1_TOO_LARGE = error(
     "S512",
     "snapshot-l1-too-large",
     "snapshot",
     SNAPSHOTS,
-    MANUAL,
+    LOSSY,
     "ERROR snapshot {text} l1_size={entries:#x}: L1 table is too large; snapshot table entry"
     " corrupted",
     "The snapshot can't be read; its clusters look leaked.",
     KEEP,
+    fix="all",
 )
 L1_OUTSIDE = error(
     "S513",
     "snapshot-l1-outside-file",
     "snapshot",
     SNAPSHOTS,
-    MANUAL,
+    LOSSY,
     "the L1 table of snapshot {text} ({offset:#x}, {entries} entries) is not inside the file",
     "The snapshot can't be read; its clusters look leaked.",
     KEEP,
+    fix="all",
 )
 DISK_SIZE = error(
     "S514",
     "snapshot-disk-size",
     "snapshot",
     SNAPSHOTS,
-    MANUAL,
+    LOSSY,
     "snapshot {text} says a disk size of {size} bytes, which its L1 table of {entries} entries"
     " does not fit",
     "Reverting to it would make a disk of the wrong size, even of 0 bytes.",
     "Do not revert to it before the size is set right.",
+    fix="all",
 )
 WITH_DATA_FILE = error(
     "S515",
     "snapshots-with-data-file",
     "header",
     SNAPSHOTS,
-    MANUAL,
+    LOSSY,
     "ERROR {snapshots} snapshots in image with data file",
     "Data in an external file can't be shared between snapshots: they do not hold what they"
     " claim to.",
     "Do not revert to them.",
+    fix="all",
 )
 PHANTOM = error(
     "S517",
     "snapshot-phantom",
     "snapshot",
     SNAPSHOTS,
-    MANUAL,
+    LOSSY,
     "snapshot table entry {first} is all zeros: no id, no name, no L1 table",
     "The count in the header is too high, or the table was overwritten.",
     "If the list before it is complete, the count at offset 60 of the header is too high. " + KEEP,
+    fix="all",
 )
 L1_EMPTY = error(
     "S518",
     "snapshot-l1-missing",
     "snapshot",
     SNAPSHOTS,
-    MANUAL,
+    LOSSY,
     "snapshot {text} has no L1 table (offset {offset:#x}, {entries} entries)",
     "The snapshot reads as an empty disk; its clusters look leaked.",
     KEEP,
+    fix="all",
 )

@@ -20,6 +20,7 @@ L1_RESERVED_BITS = error(
     "ERROR found L1 entry with reserved bits set: {entry:x}",
     "The entry leads to its L2 table all the same, but a bit in it was changed.",
     "The guest still reads its data. Other bits nearby may have changed too: check your storage.",
+    fix="all",
 )
 L1_UNALIGNED = error(
     "T202",
@@ -30,6 +31,7 @@ L1_UNALIGNED = error(
     "ERROR l2_offset={target:x}: Table is not cluster aligned; L1 entry corrupted",
     "The guest can't read this whole range; QEMU marks the image corrupt when it tries.",
     LOST,
+    fix="all",
 )
 L1_OUTSIDE_FILE = error(
     "T203",
@@ -40,6 +42,7 @@ L1_OUTSIDE_FILE = error(
     "L1 entry {index} leads behind the end of the file: l2_offset={target:#x}",
     "The guest reads this whole range as if it had never been written.",
     LOST,
+    fix="all",
 )
 L1_FLAGS_ONLY = error(
     "T204",
@@ -51,17 +54,19 @@ L1_FLAGS_ONLY = error(
     "The range reads as never written; its table may have been lost. QEMU's check parses the"
     " header as a table here, so its counts, and refcount errors found here, may come from that.",
     LOST,
+    fix="all",
 )
 L1_SAME_TABLE = error(
     "T205",
     "l1-entries-share-table",
     "L1 entry",
     METADATA,
-    MANUAL,
+    SAFE,
     "{count} L1 entries from {index} on lead to the same L2 table as L1 entry {other}:"
     " l2_offset={target:#x}",
     "Two guest ranges share all their clusters: a write to one changes the other.",
     "Do not start the machine. " + LOST,
+    fix="reuse",
 )
 L2_RESERVED_BITS = error(
     "T211",
@@ -72,6 +77,7 @@ L2_RESERVED_BITS = error(
     "ERROR found l2 entry with reserved bits set: {entry:x}",
     "The entry leads to its data all the same, but a bit in it was changed.",
     "The guest still reads its data. Other bits nearby may have changed too: check your storage.",
+    fix="all",
 )
 L2_UNALIGNED = error(
     "T212",
@@ -83,6 +89,7 @@ L2_UNALIGNED = error(
     "The guest can't read these clusters; QEMU marks the image corrupt when it tries.",
     "If the entries before and after it lead to neighbouring clusters, the right value is in"
     " between. " + RESTORE,
+    fix="all",
 )
 L2_PREALLOCATED_UNALIGNED = error(
     "T213",
@@ -93,6 +100,7 @@ L2_PREALLOCATED_UNALIGNED = error(
     "ERROR offset={target:x}: Preallocated cluster is not properly aligned; L2 entry corrupted.",
     "The clusters read as zeros, so no data is lost; a write to them would fail.",
     "Do not write to the image before the entry is mended. No data is lost.",
+    fix="all",
 )
 L2_OUTSIDE_FILE = error(
     "T214",
@@ -104,6 +112,7 @@ L2_OUTSIDE_FILE = error(
     "The guest reads these clusters as zeros; what it had written there is not reached.",
     "If the entries before and after it lead to neighbouring clusters, the right value is in"
     " between. " + RESTORE,
+    fix="all",
 )
 COMPRESSED_COPIED = error(
     "T215",
@@ -114,6 +123,7 @@ COMPRESSED_COPIED = error(
     "ERROR: coffset={target:#x}: copied flag must never be set for compressed clusters",
     "The guest still reads the cluster; one bit too many is set.",
     "No data is lost. Check your storage: bits in tables do not change by themselves.",
+    fix="all",
 )
 COMPRESSED_OUTSIDE = error(
     "T216",
@@ -124,6 +134,7 @@ COMPRESSED_OUTSIDE = error(
     "the compressed cluster at {target:#x} ({sectors} sectors) ends behind the end of the file",
     "The guest can't read this cluster, or only if its data ends earlier than the entry says.",
     RESTORE,
+    fix="all",
 )
 COMPRESSED_DATA_FILE = error(
     "T217",
@@ -134,16 +145,18 @@ COMPRESSED_DATA_FILE = error(
     "ERROR compressed cluster {index} with data file, entry={entry:#x}",
     "Images with an external data file can't hold compressed clusters: the entry is damaged.",
     RESTORE,
+    fix="all",
 )
 COMPRESSED_BITMAP = error(
     "T218",
     "compressed-with-subclusters",
     "L2 entry",
     METADATA,
-    SAFE,
+    LOSSY,
     "ERROR compressed cluster {index} with non-zero subcluster allocation bitmap, entry={entry:#x}",
     "QEMU refuses to read the cluster. Either the compressed flag or the bitmap is wrong.",
     RESTORE,
+    fix="all",
 )
 SUBCLUSTERS_CONTRADICT = error(
     "T219",
@@ -154,6 +167,7 @@ SUBCLUSTERS_CONTRADICT = error(
     "ERROR offset={target:x}: Allocated cluster has corrupted subcluster allocation bitmap",
     "Subclusters are marked as data and as zeros at once; QEMU refuses to read the cluster.",
     RESTORE,
+    fix="all",
 )
 SUBCLUSTERS_WITHOUT_CLUSTER = error(
     "T220",
@@ -164,6 +178,7 @@ SUBCLUSTERS_WITHOUT_CLUSTER = error(
     "ERROR: Unallocated cluster has non-zero subcluster allocation map",
     "The host cluster of these subclusters is not known; QEMU refuses to read the cluster.",
     "A leaked cluster may be the one that is missing. " + RESTORE,
+    fix="all",
 )
 ZERO_IN_VERSION_2 = error(
     "T221",
@@ -184,6 +199,7 @@ COPIED_WITHOUT_OFFSET = remark(
     "L2 entry {index} has the copied flag but no offset: {entry:#x}",
     "The cluster reads as never written. Its offset may have been lost.",
     "If leaked clusters are found too, one of them may be this one. Do not free them.",
+    fix="all",
 )
 BIT_0_RESERVED = remark(
     "T223",
@@ -194,17 +210,19 @@ BIT_0_RESERVED = remark(
     "bit 0 is set in an extended L2 entry: {entry:#x}",
     "QEMU ignores the bit; the format reserves it.",
     "No data is affected.",
+    fix="all",
 )
 DATA_FILE_OFFSET = error(
     "T224",
     "data-file-offset-differs",
     "L2 entry",
     METADATA,
-    MANUAL,
+    LOSSY,
     "L2 entry {index} leads to {target:#x} in the data file, not to its own guest offset"
     " {guest:#x}",
     "In the data file every cluster stands at its guest offset: the guest reads foreign data.",
     "The right value is the guest offset itself.",
+    fix="all",
 )
 RAW_UNMAPPED = remark(
     "T225",
@@ -228,6 +246,7 @@ FILE_CUT = error(
     " make whole ranges vanish.",
     "Look for the rest: a full disk, a copy that was interrupted, another copy of the file."
     " Do not start the machine.",
+    fix="all",
 )
 FILE_REGROWN = remark(
     "T231",
@@ -245,91 +264,99 @@ LOST_L2 = error(
     "lost-l2-table",
     "L2 table",
     METADATA,
-    MANUAL,
+    LOSSY,
     "leaked cluster {first} looks like an L2 table that nothing leads to any more: {leads} of its"
     " {used} entries lead to clusters with a user that is not found, {bytes} bytes; {where}",
     "Guest data hangs on it that nothing else leads to. qemu-img calls it leaks that do no harm,"
     " and its repair frees it.",
     LOST,
+    fix="all",
 )
 EMPTIED_L2 = error(
     "T233",
     "emptied-l2-table",
     "L2 table",
     METADATA,
-    MANUAL,
+    LOSSY,
     "the L2 table at {host:#x} is all zeros, but what it led to is still counted as used: {leaked}"
     " leaked clusters stand right behind it",
     "The table seems to have been overwritten; the leaked clusters are then the guest's data.",
     LOST,
+    fix="leaks",
 )
 UNFILLED_L2 = remark(
     "T236",
     "unfilled-l2-table",
     "L2 table",
     Severity.WARNING,
-    MANUAL,
+    LOSSY,
     "the L2 table at {host:#x} is all zeros, and {leaked} leaked clusters behind it end the image",
     "A crash right after they were allocated leaves this: what the guest wrote last, and was never"
     " told to be safe, is gone. An emptied table would look the same.",
     "If the machine did not crash, keep a copy of the file before the leaked clusters are freed.",
+    fix="leaks",
 )
 LACKED_L2 = error(
     "T235",
     "lacked-l2-table",
     "L2 table",
     METADATA,
-    MANUAL,
+    LOSSY,
     "the L2 table at {host:#x} has a user that is not found: L1 entry {index} of {place} is the"
     " same in other layers but leads nowhere",
     "The range reads as never written. Nothing of it is lost, for another layer still leads to"
     " the table.",
     "Do not run `qemu-img check -r`: it would make the loss final. Copy the file before anything"
     " else. The same L1 entry of the other layer holds the right value.",
+    fix="all",
 )
 LOST_L1 = error(
     "T234",
     "lost-l1-table",
     "L1 table",
     METADATA,
-    MANUAL,
+    LOSSY,
     "leaked cluster {first} looks like an L1 table that nothing leads to any more: {used} entries,"
     " {leads} of them lead to L2 tables that are leaked or of higher refcount than they should be",
     "It is probably that of a snapshot whose entry was lost or damaged, or one that was never"
     " finished; beside H115 or H116 that of the active layer.",
     LOST,
+    fix="leaks",
 )
 REUSED = error(
     "T240",
     "reused-cluster",
     "host cluster",
     Status.REFCOUNTS,
-    MANUAL,
+    SAFE,
     "host cluster {first} is used by {users} guest clusters",
     "Two guest ranges share storage: a write to one changes the other, and one of them already"
     " reads what belongs to the other.",
     "Do not start the machine. Raising the refcount, as `qemu-img check -r all` does, hides the"
     " damage for good.",
+    fix="reuse",
 )
 DATA_ON_METADATA = error(
     "T241",
     "data-on-metadata",
     "host cluster",
     METADATA,
-    MANUAL,
+    SAFE,
     "host cluster {first} holds {owner}, and guest data leads to it too",
     "The guest reads metadata as its data, and a write by it would destroy the image.",
     "Do not start the machine. " + RESTORE,
+    fix="reuse",
 )
 METADATA_ON_METADATA = error(
     "T242",
     "metadata-on-metadata",
     "host cluster",
     METADATA,
-    MANUAL,
+    SAFE,
     "host cluster {first} is claimed by two structures: {owner}",
     "A write to one of them destroys the other.",
     "Do not start the machine. " + RESTORE,
+    fix="reuse",
 )
 L1_OVERLAPPING = error(
     "T250",
