@@ -1,5 +1,6 @@
 """The exit statuses, and the errors that end a run with one of them."""
 
+import errno
 from enum import IntEnum
 
 
@@ -89,7 +90,7 @@ class MissingError(QfixError):
 
 
 class NoPermissionError(QfixError):
-    """The image file may not be read."""
+    """The image file, or its journal, may not be read or written."""
 
     status = Status.NO_PERMISSION
 
@@ -106,6 +107,24 @@ class ReadError(QfixError):
     status = Status.IO_ERROR
 
 
+class WriteError(QfixError):
+    """The host could not write the file or its journal."""
+
+    status = Status.IO_ERROR
+
+
+class JournalError(QfixError):
+    """What stands in the journal's place is no journal, or a damaged one."""
+
+    status = Status.IO_ERROR
+
+
+class RefusedError(QfixError):
+    """What is asked for could do harm, or there is nothing that it could be done to."""
+
+    status = Status.USAGE
+
+
 def from_os_error(error: OSError, path: str) -> QfixError:
     """Return the QfixError that says what the host said about *path*."""
     kinds: dict[type[OSError], type[QfixError]] = {
@@ -114,4 +133,6 @@ def from_os_error(error: OSError, path: str) -> QfixError:
         PermissionError: NoPermissionError,
     }
     kind = next((made for raised, made in kinds.items() if isinstance(error, raised)), ReadError)
+    if error.errno == errno.EROFS:
+        kind = NoPermissionError
     return kind(f"{path}: {error.strerror or error}")

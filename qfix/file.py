@@ -131,6 +131,15 @@ class ImageFile(NamedTuple):
         if hasattr(os, "posix_fadvise") and 0 <= offset < self.size:
             os.posix_fadvise(self.fd, offset, length, os.POSIX_FADV_WILLNEED)
 
+    def forget(self, offset: int, length: int) -> None:
+        """Ask the kernel to read these bytes from the disk the next time."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+    def measured(self) -> ImageFile:
+        """Return the same open file with the size that it has now."""
+        return _measure(self.path, self.fd)
+
     def allocated(self) -> int | None:
         """Return the bytes that the file takes on disk, None for a device."""
         return None if self.is_device else os.fstat(self.fd).st_blocks * 512

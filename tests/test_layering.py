@@ -50,11 +50,13 @@ FILES = {
     "modes/facts.py": "reads the kernel's table of mounts",
     "cli.py": "puts /dev/null in the place of a pipe that was closed",
     "change/apply.py": "writes to the image",
+    "change/journal.py": "makes and looks at the journal, a file of its own",
 }
 ENVIRONMENT = {"cli.py": "NO_COLOR", "__main__.py": "keeps numpy from starting threads"}
 WRITERS = {
     "change/apply.py": "the only one that writes to an image",
     "file.py": "opens an image for it",
+    "change/journal.py": "removes a journal that it has made itself and that holds nothing",
 }
 OPENS = {"open", "fdopen", "FileIO", "read_text", "read_bytes", "write_text", "write_bytes"}
 WRITES = {

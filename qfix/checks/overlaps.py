@@ -50,9 +50,9 @@ def clusters_have_one_owner(image: Image, made: Recount) -> Iterator[Findings]:
     tally = made.tally
     if not tally.clashed:
         return
-    clash = _clashes(made)
+    clash = clashes(made)
     users = _users(image, made)
-    host, kind, which = _metadata_owners(made, clash)
+    host, kind, which = metadata_owners(made, clash)
     starts = users.starts
     used, many = users.host[starts], np.diff(np.append(starts, users.host.size)) > 1
     several = many & np.logical_or.reduceat(users.standard, starts) if starts.size else many
@@ -63,7 +63,7 @@ def clusters_have_one_owner(image: Image, made: Recount) -> Iterator[Findings]:
     yield from _report_metadata(image, np.unique(again), host, kind, which)
 
 
-def _clashes(made: Recount) -> IntArray:
+def clashes(made: Recount) -> IntArray:
     """Return the clusters that have the CLASH bit, up to about MOST_USERS of them."""
     tally, step = made.tally, 1 << 20
     found, room = [NO_INTS], MOST_USERS
@@ -120,7 +120,7 @@ def _marks(made: Recount, table: IntArray) -> IntArray:
     return marks
 
 
-def _metadata_owners(made: Recount, clash: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+def metadata_owners(made: Recount, clash: IntArray) -> tuple[IntArray, IntArray, IntArray]:
     """Return (host cluster, kind, which) of the metadata in *clash*, sorted by cluster."""
     first, count, kind, which = made.tally.extents()
     low = np.searchsorted(clash, first)

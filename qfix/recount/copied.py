@@ -29,7 +29,7 @@ def find_copied_mismatches(
     unreadable = _check_l1(image, tally, stored, entries)
     active = (tables.active_visits > 0) & (tables.offset > 0)
     active &= ~np.isin(tables.offset, unreadable)
-    ones = _ones(tally, stored)
+    ones = ones_of(tally, stored)
     for batch in read_batches(image, tables.part(active)):
         _check_l2(image, tally, stored, batch, ones)
 
@@ -62,7 +62,7 @@ def _check_l1(image: Image, tally: Tally, stored: Stored, entries: L1Entries) ->
     return target[~readable]
 
 
-def _ones(tally: Tally, stored: Stored) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def ones_of(tally: Tally, stored: Stored) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     """Return for each cluster whether its stored refcount is 1, or can't be read."""
     ones = np.zeros(tally.size, np.uint8)
     for chunk in stored.chunks(tally):

@@ -1,0 +1,124 @@
+"""Where a plan puts what it adds: behind the end of the file, or in free clusters inside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qfix.arrays import NO_INTS
+from qfix.errors import QfixError, Status
+from qfix.problems import bitmaps, extensions, header, snapshots, tables
+
+if TYPE_CHECKING:
+    from qfix.arrays import IntArray
+    from qfix.change.draft import Draft
+
+DANGLING = (
+    header.L1_OUTSIDE,
+    extensions.CRYPT_POINTER_RANGE,
+    tables.L1_OUTSIDE_FILE,
+    tables.L2_OUTSIDE_FILE,
+    tables.COMPRESSED_OUTSIDE,
+    tables.FILE_CUT,
+    snapshots.TABLE_OUTSIDE,
+    snapshots.L1_OUTSIDE,
+    snapshots.OVERRUN,
+    bitmaps.DIRECTORY_RANGE,
+    bitmaps.TABLE,
+    bitmaps.TABLE_ENTRY,
+)
+"""Something leads behind the end of the file: were the file to grow, it would lead into it."""
+
+
+MOST_LOOKED_AT = 64 << 20
+
+
+class NoRoomError(QfixError):
+    """There is no place in the image for what a plan needs."""
+
+    status = Status.IO_ERROR
+
+
+def can_grow(draft: Draft) -> bool:
+    """Tell whether clusters may be added behind the end of the file."""
+    return not draft.overlay.fixed and not draft.found(*DANGLING)
+
+
+def allocate(draft: Draft, count: int, *, anyway: bool = False) -> int:
+    """Return the first of *count* clusters in a row that nothing uses; raises NoRoomError.
+
+    They are behind the end of the file where it can grow, for nothing that may be somebody's data
+    is there; *anyway* says that whatever leads behind the end is mended in the same round.
+    Otherwise they are free ones, by refcount and by references.
+    """
+    geometry = draft.image.geometry
+    if not draft.overlay.fixed and (anyway or can_grow(draft)):
+        first = geometry.clusters(draft.overlay.size)
+        draft.overlay.grow((first + count) << geometry.cluster_bits)
+        return first
+    free = free_clusters(draft)
+    if free.size >= count:
+        starts = free[: free.size - count + 1]
+        rows = np.flatnonzero(free[count - 1 :] - starts == count - 1)
+        if rows.size:
+            first = int(starts[rows[0]])
+            draft.taken.update(range(first, first + count))
+            return first
+    why = "a block device does not grow" if draft.overlay.fixed else "entries lead behind its end"
+    size = count << geometry.cluster_bits
+    raise NoRoomError(
+        f"{draft.overlay.path}: there are no {count} free clusters in a row ({size} bytes) inside"
+        f" the file, and it can't grow: {why}"
+    )
+
+
+def allocate_each(draft: Draft, count: int, *, anyway: bool = False) -> IntArray:
+    """Return *count* clusters that nothing uses, in any order; raises NoRoomError."""
+    if not draft.overlay.fixed and (anyway or can_grow(draft)):
+        first = allocate(draft, count, anyway=anyway)
+        return np.arange(first, first + count)
+    free = free_clusters(draft)[:count]
+    if free.size < count:
+        allocate(draft, max(count, 1 << 62))
+    draft.taken.update(free.tolist())
+    return free
+
+
+def free_clusters(draft: Draft) -> IntArray:
+    """Return the clusters inside the file that have neither references nor refcounts.
+
+    Those behind the image's end come first: nothing was ever there. Where a refcount block is
+    missing nothing is known to be free; clusters that hold nothing but zeros are taken there.
+    """
+    made, geometry = draft.made, draft.image.geometry
+    whole = geometry.file_size >> geometry.cluster_bits
+    size = max(made.tally.size, whole)
+    parts = [NO_INTS]
+    for chunk in made.stored.chunks(made.tally):
+        values = chunk.counted if chunk.stored is None else chunk.stored
+        free = (values == 0) & (chunk.counted == 0)
+        if chunk.readable is not None:
+            free &= chunk.readable
+        parts.append(np.flatnonzero(free) + chunk.start)
+    inside = np.concatenate(parts)
+    blocks = inside // geometry.refcounts_per_block
+    numbers, place = np.unique(blocks, return_inverse=True)
+    missing = made.stored.missing(numbers)[place]
+    inside = np.concatenate((inside[~missing], _zeros(draft, inside[missing])))
+    if draft.taken:
+        inside = inside[~np.isin(inside, np.array(sorted(draft.taken)))]
+    inside = inside[inside < min(size, whole)]
+    behind = inside >= made.tally.end_cluster
+    return np.concatenate((inside[behind], inside[~behind]))
+
+
+def _zeros(draft: Draft, clusters: IntArray) -> IntArray:
+    """Return those of *clusters*, of which MOST_LOOKED_AT are looked at, that are all zeros."""
+    bits, size = draft.image.geometry.cluster_bits, draft.image.geometry.cluster_size
+    buffer = bytearray(size)
+    kept = []
+    for cluster in clusters[: MOST_LOOKED_AT // size].tolist():
+        if not draft.overlay.read_each(memoryview(buffer), [cluster << bits], size):
+            kept += [] if any(buffer.rstrip(b"\0")) else [cluster]
+    return np.array(kept, np.int64)

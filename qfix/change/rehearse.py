@@ -1,0 +1,123 @@
+"""The rehearsal: a plan is checked whole before anything is written (promise 2 of the design)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qfix.change.draft import ALLOWED, joined_ranges
+from qfix.change.mapping import Difference, View, differences
+from qfix.errors import QfixError
+from qfix.problems import Severity, refcounts, tables
+from qfix.recount.tally import COMPRESSED, DATA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qfix.arrays import BoolArray, IntArray
+    from qfix.change.draft import Draft
+    from qfix.examine import Diagnosis
+
+FREED = {
+    problem.code
+    for problem in (
+        refcounts.LEAKED,
+        refcounts.TOO_HIGH,
+        tables.LOST_L1,
+        tables.LOST_L2,
+        tables.EMPTIED_L2,
+        tables.UNFILLED_L2,
+        tables.LACKED_L2,
+    )
+}
+"""What giving something up leaves behind, until the space is freed too."""
+MOST_TOLD = 8
+
+
+class RehearsalError(QfixError):
+    """A plan would change more than it says; a defect of qfix, found before it did harm."""
+
+
+def rehearse(draft: Draft) -> None:
+    """Check a finished draft, whose overlay was examined last; raises RehearsalError.
+
+    No problem may appear that was not there, and the active layer and every snapshot has to read
+    as before, but for the guest ranges that the draft says are lost or restored.
+    """
+    faults = [*new_problems(draft), *_guest_changes(draft)]
+    if faults:
+        more = len(faults) - MOST_TOLD
+        told = "; ".join(faults[:MOST_TOLD]) + (f"; and {more} more" if more > 0 else "")
+        raise RehearsalError(
+            f"{draft.overlay.path}: the rehearsal failed, so nothing was changed: {told}."
+            " This is a defect of qfix: please report it with the image's metadata"
+        )
+
+
+def new_problems(draft: Draft) -> Iterator[str]:
+    """Yield, in words, each problem that the draft would bring about."""
+    before = _units(draft.before)
+    for found in draft.now.findings:
+        problem = found.problem
+        if problem.severity in (Severity.NOTE, Severity.WARNING) or problem.code in before:
+            continue
+        allowed = draft.expected | (FREED if draft.is_lossy else set())
+        if problem.code not in allowed:
+            yield f"it would bring {problem.code} {problem.name}"
+
+
+def _units(diagnosis: Diagnosis) -> dict[str, int]:
+    return {found.problem.code: found.units for found in diagnosis.findings}
+
+
+def _guest_changes(draft: Draft) -> Iterator[str]:
+    old, new = draft.before, draft.now
+    if old.image is None or old.recount is None:
+        return
+    if new.image is None or new.recount is None:
+        yield "the image could not be checked any more"
+        return
+    if new.image.geometry.cluster_bits != old.image.geometry.cluster_bits:
+        yield "the cluster size would change"
+        return
+    left = len(new.image.snapshots)
+    if left < len(draft.layers) - 1:
+        yield f"{len(draft.layers) - 1} snapshots should be left, but {left} are"
+        return
+    sectors = draft.overlay.sectors()
+    yield from _overwritten(draft, sectors)
+    views = View(old.image, old.recount), View(new.image, new.recount)
+    for found in differences(*views, draft.layers, sectors):
+        wrong = found.start[~_allowed(draft, found)]
+        if wrong.size:
+            where = "the active layer" if found.layer == 0 else f"snapshot[{found.layer - 1}]"
+            yield f"{where} would read differently at guest offset {int(wrong[0]):#x}"
+
+
+def _overwritten(draft: Draft, sectors: IntArray) -> Iterator[str]:
+    """Yield the clusters that hold guest data in both views and whose bytes change.
+
+    The header's cluster never does, whatever a damaged table says.
+    """
+    old, new = draft.before.recount, draft.now.recount
+    assert old is not None  # noqa: S101  (the caller has looked)
+    assert new is not None  # noqa: S101
+    bits = old.tally.geometry.cluster_bits
+    clusters = np.unique(sectors >> (bits - 9))
+    clusters = clusters[(clusters > 0) & (clusters < min(old.tally.size, new.tally.size))]
+    both = old.tally.owners[clusters] & new.tally.owners[clusters] & (DATA | COMPRESSED)
+    for cluster in clusters[both != 0][:MOST_TOLD].tolist():
+        yield f"guest data in host cluster {cluster} would be overwritten"
+
+
+def _allowed(draft: Draft, found: Difference) -> BoolArray:
+    """Tell which of the differing guest clusters the draft has told of."""
+    parts = [part for part in draft.ranges if part.kind in ALLOWED and part.layer == found.layer]
+    if not parts:
+        return np.zeros(found.start.size, np.bool_)
+    start = np.concatenate([part.start for part in parts])
+    low, length = joined_ranges(start, np.concatenate([part.length for part in parts]))
+    at = np.searchsorted(low, found.start, "right") - 1
+    told: BoolArray = (at >= 0) & (found.start + found.length <= (low + length)[at])
+    return told
