@@ -1,0 +1,1 @@
+"""Planners that answer findings by writing into the overlay of a draft."""

@@ -1,0 +1,113 @@
+"""Pass T: entries that get back what they must have led to, and tables that L1 entries lack."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qfix.change.draft import RESTORED, Change
+from qfix.inference.neighbours import from_neighbours, single_leaks
+from qfix.layout.tables import COPIED, ENTRY_SIZE
+from qfix.problems import refcounts, tables
+from qfix.recount.faults import find_faults
+from qfix.recount.tally import CLASH
+from qfix.repair.owners import may_write
+from qfix.repair.rewrite import Edit, rewrite_l2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qfix.arrays import BoolArray
+    from qfix.change.draft import Draft
+    from qfix.problems import Problem
+    from qfix.recount.batches import Batch
+    from qfix.recount.entries import Entries
+    from qfix.repair.wanted import Wanted
+
+U = np.uint64
+ASTRAY = (
+    tables.L2_UNALIGNED,
+    tables.L2_OUTSIDE_FILE,
+    tables.SUBCLUSTERS_WITHOUT_CLUSTER,
+    tables.COPIED_WITHOUT_OFFSET,
+)
+TEXT = "the neighbours and a leaked cluster tell where it led; it gets that back (a guess)"
+
+
+def restore_from_neighbours(draft: Draft, wanted: Wanted) -> bool:
+    """Let damaged L2 entries lead to the leaked clusters that fill the gap between neighbours."""
+    astray = draft.found(*ASTRAY, tables.FILE_CUT, tables.REUSED)
+    if not wanted.lossy or not astray or not draft.found(refcounts.LEAKED):
+        return False
+    image, made = draft.image, draft.made
+    geometry = image.geometry
+    leaked = single_leaks(made)
+
+    def mend(_batch: Batch, entries: Entries, fit: BoolArray) -> Iterator[Edit]:
+        damaged = np.zeros(entries.entry.size, np.bool_)
+        problem = tables.L2_UNALIGNED
+        for kind, wrong, _ in find_faults(image, entries):
+            if kind in ASTRAY:
+                damaged |= wrong
+                problem = kind if wrong.any() else problem
+        cluster = np.where(entries.standard, entries.offset >> geometry.cluster_bits, 0)
+        inside = cluster < made.tally.size
+        owners = made.tally.owners[np.where(inside, cluster, 0)]
+        doubtful = entries.standard & inside & ((owners & CLASH) != 0) & ~damaged
+        found = from_neighbours(
+            entries, damaged, doubtful, leaked, geometry.cluster_bits, geometry.l2_entries
+        )
+        at, cluster = found.at[fit[found.at]], found.cluster[fit[found.at]]
+        order = np.argsort(at)
+        at, cluster = at[order], cluster[order]
+        entry = (cluster.astype(np.uint64) << U(geometry.cluster_bits)) | U(COPIED)
+        yield Edit(problem, at, entry, None, TEXT, RESTORED)
+
+    return rewrite_l2(draft, made.tables, mend)
+
+
+def restore_lost_tables(draft: Draft, wanted: Wanted) -> bool:
+    """Let an L1 entry that lacks its table lead to the one that is lost, where only one fits."""
+    if not wanted.lossy:
+        return False
+    return _restore(draft, tables.LOST_L2) or _restore(draft, tables.LACKED_L2)
+
+
+def _restore(draft: Draft, problem: Problem) -> bool:
+    found = draft.now.find(problem)
+    if found is None:
+        return False
+    geometry, entries = draft.image.geometry, draft.made.entries
+    taken = set(
+        zip(
+            entries.layer[entries.target > 0].tolist(),
+            entries.index[entries.target > 0].tolist(),
+            strict=True,
+        )
+    )
+    planned = False
+    for row in found.rows():
+        guests: list[tuple[int, int, int]] = row.get("guests") or []
+        if len(guests) != 1:
+            continue
+        (layer, start, length), *_ = guests
+        index = start // geometry.bytes_per_l1_entry
+        offset = int(entries.places[layer]) if layer < entries.places.size else 0
+        place = offset + index * ENTRY_SIZE
+        clear = offset and (layer, index) not in taken and place + 8 <= draft.overlay.size
+        if not clear or not may_write(draft, np.array([place >> geometry.cluster_bits]))[0]:
+            continue
+        taken.add((layer, index))
+        entry = int(row["host"]) | (COPIED if problem is tables.LOST_L2 else 0)
+        old = draft.overlay.read(place, 8)
+        draft.write(place, entry.to_bytes(8, "big"))
+        whose = "the active layer" if layer == 0 else f"snapshot[{layer - 1}]"
+        why = row.get("where", "another layer has it")
+        text = f"L1 entry {index} of {whose} gets its lost table back (a guess: {why})"
+        draft.note(
+            Change(problem.code, text, place, 1, f"{int.from_bytes(old, 'big'):#x}", f"{entry:#x}")
+        )
+        draft.tell(RESTORED, layer, np.array([start]), np.array([length]))
+        planned = True
+    return planned

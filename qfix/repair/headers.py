@@ -1,0 +1,183 @@
+"""Pass H: header fields that can be derived from the rest of the image (format 2)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qfix.change.draft import Change
+from qfix.layout import header as layout
+from qfix.problems import header as problems
+from qfix.recount.batches import read_batches
+from qfix.recount.entries import decode
+from qfix.recount.stored import Stored
+from qfix.recount.tally import COMPRESSED
+from qfix.repair import sizes
+from qfix.repair.area import is_area, limit_of
+from qfix.repair.fields import EXTENSIONS, FIELDS, is_asked, note, refuse, reveal, set_field
+
+if TYPE_CHECKING:
+    from qfix.change.draft import Draft
+    from qfix.image import Image
+    from qfix.repair.wanted import Wanted
+
+
+__all__ = ["PLANNERS", "clear_unknown_autoclear", "set_field", "set_magic"]
+
+USUAL_ORDER = 4
+ORDERS = (USUAL_ORDER, *(order for order in range(7) if order != USUAL_ORDER))
+COMPRESSION_AT = layout.V3_LENGTH
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+MOST_PAYLOADS = 16
+
+
+def set_magic(draft: Draft, wanted: Wanted) -> bool:
+    """Set the magic number of a header that is sound but for it."""
+    if not wanted.all or not draft.found(problems.MAGIC_DAMAGED):
+        return False
+    set_field(draft, "magic", layout.MAGIC, problems.MAGIC_DAMAGED.code, "it is always the same")
+    return True
+
+
+def derive_header_length(draft: Draft, wanted: Wanted) -> bool:
+    """Set the header length with which the header extensions can be read."""
+    both = (problems.HEADER_LENGTH, problems.HEADER_LENGTH_ODD)
+    if not is_asked(draft, wanted.all, *both):
+        return False
+    code = next(problem.code for problem in both if draft.found(problem))
+    length = likely_header_length(draft.image)
+    if length is None:
+        why = "the header extensions can be read neither from offset 112 nor from 104 on"
+        return refuse(draft, wanted, code, why, "")
+    why = "the header extensions, or their end, stand there"
+    set_field(draft, "header_length", length, code, why)
+    reveal(draft, *EXTENSIONS)
+    return True
+
+
+def likely_header_length(image: Image, *, zstd: bool = False) -> int | None:
+    """Return 112 or 104, whichever the header extensions begin at; None where neither fits."""
+    head, raw = image.header, image.head.raw
+    zstd |= bool(head.incompatible_features & layout.COMPRESSION_TYPE) or raw[COMPRESSION_AT] == 1
+    lengths = (layout.FULL_LENGTH,) if zstd else (layout.FULL_LENGTH, layout.V3_LENGTH)
+    limit = limit_of(image)
+    return next((at for at in lengths if at < limit and is_area(raw, at, limit)), None)
+
+
+def set_refcount_width(draft: Draft, wanted: Wanted) -> bool:
+    """Set the refcount width with which most refcounts equal the counted references."""
+    if not is_asked(draft, wanted.errors, problems.REFCOUNT_ORDER):
+        return False
+    order = max(ORDERS, key=lambda order: _agreeing(draft, order))
+    why = f"with {1 << order} bits most refcounts are what the references say"
+    set_field(draft, "refcount_order", order, problems.REFCOUNT_ORDER.code, why)
+    return True
+
+
+def _agreeing(draft: Draft, order: int) -> float:
+    """Return the share of the first refcounts that are right if they are 2**order bits wide."""
+    geometry = draft.image.geometry._replace(refcount_order=order)
+    made = draft.made
+    stored = Stored(replace(draft.image, geometry=geometry), made.reftable)
+    for chunk in islice(stored.chunks(made.tally), 1):
+        right = True if chunk.stored is None else chunk.stored == chunk.counted
+        return float(np.mean(right))
+    return 0.0
+
+
+def clear_unknown_autoclear(draft: Draft) -> bool:
+    """Clear the autoclear bits that nobody here knows, as every writer must (format 2.2)."""
+    if int.from_bytes(draft.overlay.read(4, 4), "big") < 3:
+        return False
+    field = FIELDS["autoclear_features"]
+    old = int.from_bytes(draft.overlay.read(field.offset, field.width), "big")
+    new = old & layout.KNOWN_AUTOCLEAR
+    why = "whoever writes clears the bits that it does not know"
+    set_field(draft, field.name, new, problems.AUTOCLEAR_UNKNOWN.code, why)
+    return new != old
+
+
+def clear_autoclear(draft: Draft, wanted: Wanted) -> bool:
+    """Clear unknown autoclear bits where that was asked for."""
+    asked = is_asked(draft, wanted.all, problems.AUTOCLEAR_UNKNOWN)
+    return asked and clear_unknown_autoclear(draft)
+
+
+def clear_padding(draft: Draft, wanted: Wanted) -> bool:
+    """Zero the padding behind the compression type."""
+    if not is_asked(draft, wanted.all, problems.PADDING):
+        return False
+    start = COMPRESSION_AT + 1
+    old = draft.image.head.raw[start : min(draft.image.header.header_length, layout.FULL_LENGTH)]
+    new = bytes(len(old))
+    draft.write(start, new)
+    text = "the header's padding is cleared"
+    note(draft, Change(problems.PADDING.code, text, start, 1, old.hex(), new.hex()))
+    return True
+
+
+def settle_compression_type(draft: Draft, wanted: Wanted) -> bool:
+    """Set compression type and feature bit to what the compressed clusters are."""
+    both = (problems.COMPRESSION_BIT, problems.COMPRESSION_UNKNOWN)
+    if not is_asked(draft, wanted.all, *both):
+        return False
+    problem = next(problem for problem in both if draft.found(problem))
+    zstd = [head == ZSTD_MAGIC for head in _payload_heads(draft)]
+    mixed = any(zstd) and not all(zstd)
+    if mixed or (problem is problems.COMPRESSION_UNKNOWN and not all(zstd)):
+        why = "the compressed clusters do not tell what they are compressed with"
+        return refuse(draft, wanted, problem.code, why, "")
+    length = draft.image.header.header_length
+    if any(zstd) and length <= COMPRESSION_AT:
+        longer = likely_header_length(draft.image, zstd=True)
+        if longer is None:
+            why = "the compressed clusters are zstd, but the header has no field that says so"
+            return refuse(draft, wanted, problem.code, why, "")
+        set_field(draft, "header_length", longer, problem.code, "zstd needs the longer header")
+        length = longer
+    _set_compression(draft, problem.code, length, zstd)
+    return True
+
+
+def _set_compression(draft: Draft, code: str, length: int, zstd: list[bool]) -> None:
+    kind = any(zstd)
+    name = layout.COMPRESSION_NAMES[kind]
+    why = f"the compressed clusters are {name}" if zstd else "no cluster is compressed"
+    old = draft.image.head.raw[COMPRESSION_AT]
+    if length > COMPRESSION_AT and old != kind:
+        draft.write(COMPRESSION_AT, bytes([kind]))
+        text = f"header field compression_type: {why}"
+        note(draft, Change(code, text, COMPRESSION_AT, 1, str(old), str(int(kind))))
+    bits = draft.image.header.incompatible_features & ~layout.COMPRESSION_TYPE
+    bits |= layout.COMPRESSION_TYPE if kind else 0
+    set_field(draft, "incompatible_features", bits, code, why)
+
+
+def _payload_heads(draft: Draft) -> list[bytes]:
+    """Return the first bytes of some compressed clusters."""
+    image, made = draft.image, draft.made
+    heads: list[bytes] = []
+    if not (made.tally.owners[: made.tally.size] & COMPRESSED).any():
+        return heads
+    for batch in read_batches(image, made.tables):
+        entries = decode(image, batch)
+        inside = entries.compressed & (entries.offset < image.geometry.file_size)
+        offsets = entries.offset[inside][: MOST_PAYLOADS - len(heads)].tolist()
+        heads += [draft.overlay.read(offset, len(ZSTD_MAGIC)) for offset in offsets]
+        if len(heads) == MOST_PAYLOADS:
+            break
+    return heads
+
+
+PLANNERS = (
+    set_magic,
+    derive_header_length,
+    set_refcount_width,
+    clear_padding,
+    settle_compression_type,
+    clear_autoclear,
+    *sizes.PLANNERS,
+)

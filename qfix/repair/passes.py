@@ -1,0 +1,135 @@
+"""The passes of a repair, lowest first, and the plan that they make together."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qfix.change.draft import Left
+from qfix.change.plan import run_rounds
+from qfix.change.rehearse import new_problems
+from qfix.errors import Status
+from qfix.problems import Safety
+from qfix.problems import refcounts as refcounts_found
+from qfix.repair import (
+    bitmaps,
+    copied,
+    extensions,
+    guesses,
+    headers,
+    l1,
+    l2,
+    marks,
+    refcounts,
+    reftable,
+    reuse,
+    snapshots,
+    split,
+)
+from qfix.repair.doubt import MISREAD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qfix.change.draft import Draft
+    from qfix.repair.wanted import Wanted
+
+    Planner = Callable[[Draft, Wanted], bool]
+
+
+def plan_repair(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -> None:
+    """Plan what *wanted* asks for, in rounds; the overlay is examined last.
+
+    *withheld* are the runs of leaked clusters that earlier changes kept.
+    """
+    if draft.now.image is None or draft.now.recount is None:
+        run_rounds(draft, [_asked(_header_alone, wanted)])
+    if draft.now.image is None or draft.now.recount is None:
+        _say_what_is_left(draft, wanted)
+        return
+    if draft.found(*MISREAD):
+        codes = tuple(problem.code for problem in MISREAD if draft.found(problem))
+        why = "the header contradicts itself, so the tables may be misread: nothing is changed"
+        draft.leave("misread", Left(codes, why))
+        return
+    planners: list[Planner] = [
+        *headers.PLANNERS,
+        *extensions.PLANNERS,
+        l1.clear_l1_bits,
+        l2.clear_l2_bits,
+        reftable.rebuild_refcount_structure,
+        guesses.restore_from_neighbours,
+        guesses.restore_lost_tables,
+        l1.give_up_l1_entries,
+        l2.give_up_l2_entries,
+        split.split_l2_tables,
+        split.part_metadata,
+        reuse.copy_shared_clusters,
+        partial(refcounts.store_references, withheld=withheld),
+        copied.set_copied_flags,
+        *snapshots.PLANNERS,
+        *bitmaps.PLANNERS,
+        marks.clear_marks,
+    ]
+    run_rounds(draft, [_asked(planner, wanted) for planner in planners])
+    if finish(draft):
+        draft.examine()
+    _settle(draft, wanted)
+
+
+def _settle(draft: Draft, wanted: Wanted) -> None:
+    """Withdraw a plan that can't be finished without losses; forget reasons that are past."""
+    worse = list(new_problems(draft))
+    if worse and not wanted.lossy:
+        codes = tuple(found.problem.code for found in draft.now.findings)
+        draft.withdraw()
+        why = f"a repair without losses would not come out even ({worse[0]})"
+        draft.leave("unfinished", Left(codes, why, "--lossy"))
+    if not draft.found(refcounts_found.LEAKED, refcounts_found.TOO_HIGH):
+        draft.left.pop("leaks", None)
+        draft.withheld.clear()
+    if not draft.found(refcounts_found.TOO_LOW):
+        draft.left.pop("reuse", None)
+    _say_what_is_left(draft, wanted)
+
+
+def _say_what_is_left(draft: Draft, wanted: Wanted) -> None:
+    """Name what was found, asked for, and is still there."""
+    told = {code for left in draft.left.values() for code in left.codes}
+    lossy: list[str] = []
+    manual: list[str] = []
+    for found in draft.now.findings if wanted.all else ():
+        problem = found.problem
+        if problem.code in told or problem.status is Status.GOOD:
+            continue
+        if problem.safety is Safety.LOSSY and not wanted.lossy:
+            lossy.append(problem.code)
+        elif problem.safety is Safety.MANUAL or problem.safety is Safety.LOSSY:
+            manual.append(problem.code)
+    if lossy:
+        why = f"{', '.join(lossy)} can't be repaired without a loss or a guess"
+        draft.leave("lossy", Left(tuple(lossy), why, "--lossy"))
+    if manual:
+        why = f"{', '.join(manual)} can't be repaired by a program: see --explain"
+        draft.leave("manual", Left(tuple(manual), why))
+    if draft.found(refcounts_found.OVERFLOW):
+        why = "some clusters have more references than refcounts of this width can count"
+        draft.leave("width", Left((refcounts_found.OVERFLOW.code,), why))
+
+
+def _asked(planner: Planner, wanted: Wanted) -> Callable[[Draft], bool]:
+    return lambda draft: planner(draft, wanted)
+
+
+def _header_alone(draft: Draft, wanted: Wanted) -> bool:
+    return draft.now.image is not None and headers.set_magic(draft, wanted)
+
+
+def finish(draft: Draft) -> bool:
+    """Do what every writer has to: unknown autoclear bits go, stale bitmaps are marked."""
+    if not draft.changes:
+        return False
+    planned = headers.clear_unknown_autoclear(draft)
+    if any(part.layer == 0 and part.kind != "suspect" for part in draft.ranges):
+        planned |= bitmaps.mark_in_use(draft)
+    return planned

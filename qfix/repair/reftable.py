@@ -1,0 +1,284 @@
+"""Pass R: refcount table and blocks in sound places; what can't stay is made anew (format 4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from qfix.arrays import NO_INTS, IntArray, Words, pack_refcounts, unpack_refcounts
+from qfix.change.allocate import NoRoomError, allocate, allocate_each, can_grow
+from qfix.change.draft import Change, Left
+from qfix.layout.header import MAX_REFCOUNT_TABLE_BYTES
+from qfix.layout.tables import ENTRY_SIZE
+from qfix.problems import header, refcounts, tables
+from qfix.recount.tally import CLASH, Kind
+from qfix.repair.headers import set_field
+from qfix.repair.owners import real_owners
+from qfix.repair.reuse import suspect
+
+if TYPE_CHECKING:
+    from qfix.arrays import BoolArray
+    from qfix.change.draft import Draft
+    from qfix.repair.wanted import Wanted
+
+TABLE_UNFIT = (
+    header.REFTABLE_OFFSET,
+    header.REFTABLE_OUTSIDE,
+    header.REFTABLE_EMPTY,
+    header.REFTABLE_TOO_LARGE,
+    refcounts.TABLE_TOO_SMALL,
+)
+BLOCKS_UNFIT = (
+    refcounts.RT_RESERVED_BITS,
+    refcounts.RT_UNALIGNED,
+    refcounts.RT_OUTSIDE_FILE,
+    refcounts.BLOCK_SHARED,
+    refcounts.BLOCK_MISSING,
+)
+
+BELIEVED = 0.75
+
+
+class Structure(NamedTuple):
+    """What of the refcount structure can stay: block offsets by index, 0 for none; the table.
+
+    `believed` are blocks that have to move, but whose refcounts agree with most references.
+    """
+
+    blocks: IntArray
+    table_stays: bool
+    believed: IntArray
+
+
+def rebuild_refcount_structure(draft: Draft, wanted: Wanted) -> bool:
+    """Give every range in use a refcount block of its own, and the table a sound place.
+
+    Blocks that are sound stay; what else there was is left to who shares the clusters, or free.
+    """
+    if not wanted.errors or draft.found(header.REFCOUNT_ORDER):
+        return False
+    clashing = _table_clashes(draft)
+    if not clashing and not draft.found(*TABLE_UNFIT, *BLOCKS_UNFIT):
+        return False
+    kept = _what_stays(draft, wanted, table_stays=not clashing and not draft.found(*TABLE_UNFIT))
+    if kept is None:
+        return False
+    try:
+        return _place(draft, kept, anyway=wanted.lossy and not can_grow(draft))
+    except NoRoomError as error:
+        draft.leave("room", Left((refcounts.BLOCK_MISSING.code,), str(error), "--lossy"))
+        return False
+
+
+def _table_clashes(draft: Draft) -> bool:
+    """Tell whether the refcount table shares a cluster with something."""
+    first, count, kind, _ = draft.made.tally.extents()
+    owners = real_owners(draft)
+    return any(
+        bool((owners[low : low + units] & CLASH).any())
+        for low, units in zip(
+            first[kind == Kind.REFCOUNT_TABLE].tolist(),
+            count[kind == Kind.REFCOUNT_TABLE].tolist(),
+            strict=True,
+        )
+    )
+
+
+def _what_stays(draft: Draft, wanted: Wanted, *, table_stays: bool) -> Structure | None:
+    """Return the blocks that are aligned, in the file, and shared with nothing.
+
+    Returns None where all that is wrong is guest data that leads to sound blocks, and is to move.
+    """
+    geometry, table = draft.image.geometry, draft.made.reftable
+    if draft.found(header.REFTABLE_OFFSET, header.REFTABLE_OUTSIDE, header.REFTABLE_TOO_LARGE):
+        return Structure(NO_INTS, table_stays=False, believed=NO_INTS)
+    offset = table.offset.copy()
+    sound = (offset > 0) & (offset % geometry.cluster_size == 0)
+    sound &= offset < geometry.file_length
+    cluster = np.where(sound, offset >> geometry.cluster_bits, 0)
+    reserved = sound & ((table.entry & np.uint64(0x1FF)) != 0)
+    owners = real_owners(draft)[cluster]
+    alone = np.where(reserved, owners == 0, (owners & CLASH) == 0)
+    first_use = ~_repeated(cluster)
+    shared = np.flatnonzero(sound & ~alone & first_use)
+    believed = np.array([at for at in shared.tolist() if _is_believed(draft, at)], np.int64)
+    sound &= alone & first_use
+    if wanted.reuse and table_stays and shared.size and believed.size == shared.size:
+        others = [item for item in BLOCKS_UNFIT if item is not refcounts.BLOCK_SHARED]
+        only_data = not draft.found(tables.METADATA_ON_METADATA, *others)
+        if only_data and draft.found(tables.DATA_ON_METADATA):
+            return None
+    return Structure(np.where(sound, offset, 0), table_stays, believed)
+
+
+def _is_believed(draft: Draft, block: int) -> bool:
+    """Tell whether a block's refcounts equal most references: then it was not overwritten."""
+    tally, geometry = draft.made.tally, draft.image.geometry
+    raw = draft.overlay.read(int(draft.made.reftable.offset[block]), geometry.cluster_size)
+    stored = unpack_refcounts(np.frombuffer(raw, np.uint8), geometry.refcount_order)
+    start = block * geometry.refcounts_per_block
+    counted = tally.counted[start : min(start + stored.size, tally.size)]
+    used = counted > 0
+    return bool(used.any()) and bool((stored[: counted.size] == counted)[used].mean() >= BELIEVED)
+
+
+def _repeated(cluster: IntArray) -> BoolArray:
+    """Tell which clusters stand earlier in the array too."""
+    repeated = np.ones(cluster.size, np.bool_)
+    repeated[np.unique(cluster, return_index=True)[1]] = False
+    return repeated
+
+
+def _used_blocks(draft: Draft) -> IntArray:
+    """Return the indexes of the blocks whose ranges hold clusters that are in use."""
+    tally, per = draft.made.tally, draft.image.geometry.refcounts_per_block
+    starts = np.arange(0, tally.size, per)
+    used = np.logical_or.reduceat(tally.counted[: tally.size] > 0, starts)
+    return np.flatnonzero(used)
+
+
+def _place(draft: Draft, kept: Structure, *, anyway: bool) -> bool:
+    """Find a place for new blocks, and for the table where it can't stay; write them."""
+    geometry = draft.image.geometry
+    per, size = geometry.refcounts_per_block, geometry.cluster_size
+    have = np.flatnonzero(kept.blocks)
+    new = np.setdiff1d(_used_blocks(draft), have)
+    room = draft.made.reftable.entries_total if kept.table_stays else 0
+    table = 0
+    end = geometry.clusters(draft.overlay.size)
+    growing = not draft.overlay.fixed and (anyway or can_grow(draft))
+    while True:
+        highest = max(int(new.max(initial=-1)), int(have.max(initial=-1))) + 1
+        if highest > room:
+            table = -(-highest * ENTRY_SIZE // size)
+        if growing:
+            places = np.arange(end, end + table + new.size)
+        else:
+            draft.taken.clear()
+            first = allocate(draft, table) if table else 0
+            places = np.arange(first, first + table)
+            places = np.concatenate((places, allocate_each(draft, new.size)))
+        more = np.setdiff1d(np.unique(places // per), np.union1d(have, new))
+        if not more.size:
+            break
+        new = np.union1d(new, more)
+    if growing and places.size:
+        allocate(draft, places.size, anyway=anyway)
+    if table * size > MAX_REFCOUNT_TABLE_BYTES:
+        raise NoRoomError(
+            f"{draft.overlay.path}: a refcount table of {table} clusters is too large"
+        )
+    _write(draft, kept, new, places, table)
+    return True
+
+
+def _write(draft: Draft, kept: Structure, new: IntArray, places: IntArray, table: int) -> None:
+    """Write new blocks, and the table; *places* holds its clusters first, then the blocks'."""
+    geometry = draft.image.geometry
+    bits = geometry.cluster_bits
+    dropped = _dropped_clusters(draft, kept, table > 0)
+    for block, place in zip(new.tolist(), places[table:].tolist(), strict=True):
+        _write_block(draft, block, place << bits, places, dropped, kept.believed)
+    entries = np.zeros(max(kept.blocks.size, int(new.max(initial=-1)) + 1), np.int64)
+    entries[: kept.blocks.size] = kept.blocks
+    entries[new] = places[table:] << bits
+    size = geometry.cluster_size
+    total = table * size // ENTRY_SIZE if table else draft.made.reftable.entries_total
+    words = np.zeros(total, ">u8")
+    words[: entries.size] = entries[:total]
+    old = draft.image.header.refcount_table_offset
+    offset = int(places[0]) << bits if table else old
+    if table:
+        draft.write(offset, words.tobytes())
+        where = f"{table} clusters at {offset:#x}"
+        set_field(draft, "refcount_table_offset", offset, _code(draft), f"refcount table: {where}")
+        set_field(draft, "refcount_table_clusters", table, _code(draft), "its clusters")
+    else:
+        _rewrite_table(draft, offset, words)
+    _note_entries(draft, words.astype(np.uint64), new)
+    suspect(draft, tables.DATA_ON_METADATA)
+
+
+def _rewrite_table(
+    draft: Draft, offset: int, words: np.ndarray[tuple[int], np.dtype[np.void]]
+) -> None:
+    """Write those clusters of the table that differ."""
+    raw, size = words.tobytes(), draft.image.geometry.cluster_size
+    for start in range(0, len(raw), size):
+        if draft.overlay.read(offset + start, size) != raw[start : start + size]:
+            if offset + start + size > draft.overlay.size:
+                draft.overlay.grow(offset + start + size)
+            draft.write(offset + start, raw[start : start + size])
+
+
+def _dropped_clusters(draft: Draft, kept: Structure, table_moves: bool) -> IntArray:
+    """Return the clusters that the refcount structure gives up, one for each reference."""
+    first, count, kind, which = draft.made.tally.extents()
+    blocks = (kind == Kind.REFCOUNT_BLOCK) & (first << draft.image.geometry.cluster_bits > 0)
+    stays = np.zeros(first.size, np.bool_)
+    known = blocks & (which < kept.blocks.size)
+    stays[known] = kept.blocks[which[known]] > 0
+    gone = (blocks & ~stays) | (table_moves & (kind == Kind.REFCOUNT_TABLE))
+    parts = [
+        np.arange(low, low + units)
+        for low, units in zip(first[gone].tolist(), count[gone].tolist(), strict=True)
+    ]
+    return np.concatenate([NO_INTS, *parts])
+
+
+def _write_block(
+    draft: Draft,
+    block: int,
+    offset: int,
+    places: IntArray,
+    dropped: IntArray,
+    believed: IntArray,
+) -> None:
+    """Write a block of counted references, as they will be once the plan's blocks are in place.
+
+    The leaks that a *believed* block tells stay such: whether to free them is decided elsewhere.
+    """
+    tally, geometry = draft.made.tally, draft.image.geometry
+    per = geometry.refcounts_per_block
+    start, end = block * per, min((block + 1) * per, tally.size)
+    counts = np.zeros(per, np.int64)
+    if start < end:
+        counts[: end - start] = tally.counted[start:end]
+    if block in believed:
+        raw = draft.overlay.read(int(draft.made.reftable.offset[block]), geometry.cluster_size)
+        stored = unpack_refcounts(np.frombuffer(raw, np.uint8), geometry.refcount_order)
+        counts = np.where(counts == 0, stored.astype(np.int64), counts)
+    for clusters, step in ((places, 1), (dropped, -1)):
+        inside = clusters[(clusters >= start) & (clusters < start + per)] - start
+        np.add.at(counts, inside, step)
+    counts = np.clip(counts, 0, min(geometry.refcount_max, np.iinfo(np.int64).max))
+    draft.write(offset, pack_refcounts(counts, geometry.refcount_order).tobytes())
+
+
+def _code(draft: Draft) -> str:
+    """Return the code of the finding that makes a new table necessary."""
+    found = [problem.code for problem in TABLE_UNFIT if draft.now.find(problem) is not None]
+    return found[0] if found else refcounts.TABLE_TOO_SMALL.code
+
+
+def _note_entries(draft: Draft, words: Words, new: IntArray) -> None:
+    """Say which refcount table entries change, and why."""
+    old = draft.made.reftable.entry
+    was = np.zeros(max(words.size, old.size), np.uint64)
+    was[: old.size] = old
+    now = np.zeros(was.size, np.uint64)
+    now[: words.size] = words
+    changed = np.flatnonzero(was != now)
+    code = _code(draft)
+    why = [problem.code for problem in BLOCKS_UNFIT if draft.now.find(problem) is not None]
+    code = why[0] if why else code
+    room = max(0, draft.room(code))
+    made = set(new.tolist())
+    for block in changed[:room].tolist():
+        what = "is dropped" if not now[block] else "stays; the bits around it are cleared"
+        what = "is made anew from the references" if block in made else what
+        text = f"refcount block {block} {what}"
+        values = f"{int(was[block]):#x}", f"{int(now[block]):#x}"
+        draft.note(Change(code, text, int(now[block]) or None, 1, *values))
+    draft.omit(code, changed.size - room)

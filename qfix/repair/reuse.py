@@ -1,0 +1,189 @@
+"""Pass T: clusters with two users: each further reader gets a copy of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qfix.arrays import NO_INTS, AnyArray, BoolArray, IntArray, grouped, runs, spread
+from qfix.change.allocate import NoRoomError, allocate_each
+from qfix.change.draft import SUSPECT, Change, Left
+from qfix.layout.tables import OFFSET_MASK
+from qfix.problems import tables
+from qfix.recount.batches import read_batches
+from qfix.recount.entries import decode
+from qfix.recount.tally import CLASH, METADATA
+from qfix.recount.walk import are_tables, headless_layers
+from qfix.repair.owners import real_owners
+
+if TYPE_CHECKING:
+    from qfix.change.draft import Draft
+    from qfix.problems import Problem
+    from qfix.repair.wanted import Wanted
+
+U = np.uint64
+MOST_USERS = 1 << 22
+MOST_COPIED = 1 << 30
+COPY_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """L2 entries that lead to clusters with several owners, as columns of equal length.
+
+    `host` and `guest` are cluster numbers, `table` the byte offset of the L2 table, `index` the
+    entry in it. Compressed entries have a row for each host cluster that they touch.
+    """
+
+    host: IntArray
+    guest: IntArray
+    table: IntArray
+    index: IntArray
+    compressed: BoolArray
+
+    def part(self, chosen: BoolArray | IntArray) -> Uses:
+        """Return some of the rows."""
+        return Uses(*(getattr(self, name)[chosen] for name in Uses.__slots__))
+
+
+def copy_shared_clusters(draft: Draft, wanted: Wanted) -> bool:
+    """Give every guest cluster but one that leads to a host cluster a copy of its own.
+
+    Metadata keeps its cluster, the guest data on it moves. Both readers stay suspect: one of them
+    has been reading, and perhaps writing, what belongs to the other.
+    """
+    if not wanted.reuse or not draft.found(tables.REUSED, tables.DATA_ON_METADATA):
+        return False
+    uses = _uses(draft)
+    moving = _movers(draft, uses)
+    if not moving.host.size:
+        return False
+    pairs, which = np.unique(
+        np.stack((moving.host, moving.guest), axis=1), axis=0, return_inverse=True
+    )
+    size = draft.image.geometry.cluster_size
+    if not fits(draft, len(pairs) * size, tables.REUSED):
+        return False
+    try:
+        places = allocate_each(draft, len(pairs), anyway=wanted.lossy)
+    except NoRoomError as error:
+        draft.leave("room", Left((tables.REUSED.code,), str(error)))
+        return False
+    copy_clusters(draft, pairs[:, 0], places)
+    _lead_there(draft, moving, places[which.ravel()])
+    _say(draft, pairs, places)
+    for problem in (tables.REUSED, tables.DATA_ON_METADATA):
+        suspect(draft, problem)
+    return True
+
+
+def _uses(draft: Draft) -> Uses:
+    """Return every use of the clusters that have the CLASH bit."""
+    image, tally = draft.image, draft.made.tally
+    geometry = image.geometry
+    headless = headless_layers(image)
+    pieces: list[tuple[AnyArray, ...]] = [(NO_INTS,) * 4 + (np.zeros(0, np.bool_),)]
+    room = MOST_USERS
+    for batch in read_batches(image, draft.made.tables):
+        entries = decode(image, batch)
+        real = are_tables(image, batch.tables, headless)[entries.row]
+        aligned = entries.standard & (entries.offset % geometry.cluster_size == 0)
+        at = np.flatnonzero((aligned | (entries.compressed & (entries.bitmap == 0))) & real)
+        first = entries.offset[at] >> geometry.cluster_bits
+        last = (entries.offset[at] + entries.length[at] - 1) >> geometry.cluster_bits
+        count = np.clip(last - first + 1, 0, 3)
+        at, host = np.repeat(at, count), spread(first, count)
+        inside = np.flatnonzero(host < tally.size)
+        hit = inside[(tally.owners[host[inside]] & CLASH) != 0][:room]
+        room -= hit.size
+        at = at[hit]
+        row = entries.row[at]
+        guest = batch.tables.index[row] * geometry.l2_entries + entries.index[at]
+        table = batch.tables.offset[row]
+        pieces.append((host[hit], guest, table, entries.index[at], entries.compressed[at]))
+    return Uses(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+
+
+def _movers(draft: Draft, uses: Uses) -> Uses:
+    """Return the uses by standard entries that get copies."""
+    metadata = np.isin(uses.host, _real_metadata(draft))
+    packed = np.isin(uses.host, uses.host[uses.compressed])
+    order = np.lexsort((uses.guest, uses.host))
+    host, guest = uses.host[order], uses.guest[order]
+    heads = np.flatnonzero(np.diff(host, prepend=-1))
+    keeper = np.repeat(guest[heads], np.diff(np.append(heads, host.size)))
+    keeps = np.zeros(uses.host.size, np.bool_)
+    keeps[order] = guest == keeper
+    return uses.part(~uses.compressed & (metadata | packed | ~keeps))
+
+
+def _real_metadata(draft: Draft) -> IntArray:
+    """Return the clusters that hold metadata, those of unaligned L2 tables left out."""
+    owners = real_owners(draft)
+    return np.flatnonzero((owners & CLASH != 0) & (owners & METADATA != 0))
+
+
+def fits(draft: Draft, size: int, problem: Problem) -> bool:
+    """Tell whether copies of *size* bytes are within what a plan may add; say so if they aren't."""
+    if size <= MOST_COPIED + draft.overlay.size:
+        return True
+    why = f"{size >> 20} MiB of copies would be needed, more than the image itself has"
+    draft.leave("copies", Left((problem.code,), why, "qemu-img convert"))
+    return False
+
+
+def copy_clusters(draft: Draft, source: IntArray, target: IntArray) -> None:
+    """Plan copies of the clusters *source* at *target*."""
+    bits, size = draft.image.geometry.cluster_bits, draft.image.geometry.cluster_size
+    step = max(1, COPY_BYTES // size)
+    buffer = memoryview(bytearray(step * size))
+    for start in range(0, source.size, step):
+        part = source[start : start + step]
+        view = buffer[: part.size * size]
+        draft.overlay.read_each(view, (part << bits).tolist(), size)
+        first, count, at = runs(target[start : start + step])
+        for low, units, place in zip(first.tolist(), count.tolist(), at.tolist(), strict=True):
+            draft.write(low << bits, view[place * size : (place + units) * size])
+
+
+def _lead_there(draft: Draft, moving: Uses, places: IntArray) -> None:
+    """Let the moving entries lead to their copies; all other bits stay."""
+    geometry = draft.image.geometry
+    step = geometry.entry_size // 8
+    for table, at in grouped(moving.table):
+        words = np.frombuffer(draft.overlay.read(table, geometry.cluster_size), ">u8").copy()
+        index = moving.index[at] * step
+        flags = words[index].astype(np.uint64) & ~U(OFFSET_MASK)
+        words[index] = flags | (places[at].astype(np.uint64) << U(geometry.cluster_bits))
+        draft.write(table, words.tobytes())
+
+
+def _say(draft: Draft, pairs: IntArray, places: IntArray) -> None:
+    size = draft.image.geometry.cluster_size
+    host, guest = pairs[:, 0], pairs[:, 1]
+    _, counts, starts = runs(places, host - places, guest - places)
+    metadata = _real_metadata(draft)
+    room = max(0, draft.room(tables.REUSED.code))
+    for at, count in zip(starts[:room].tolist(), counts[:room].tolist(), strict=True):
+        problem = tables.DATA_ON_METADATA if host[at] in metadata else tables.REUSED
+        text = (
+            f"guest {int(guest[at]) * size:#x} ({count} clusters) gets a copy of host cluster"
+            f" {int(host[at])}{' and the next' if count > 1 else ''}"
+        )
+        old, new = f"{int(host[at]) * size:#x}", f"{int(places[at]) * size:#x}"
+        draft.note(Change(problem.code, text, int(places[at]) * size, count, old, new))
+    draft.omit(tables.REUSED.code, starts.size - room)
+
+
+def suspect(draft: Draft, problem: Problem) -> None:
+    """Say that the content of every guest range of a finding is to be doubted."""
+    found = draft.now.find(problem)
+    for row in found.rows() if found else ():
+        ranges = row.get("guests") or [
+            (layer, row["guest"] + shift, row["guest_length"])
+            for layer, shift in row.get("layers", ())
+        ]
+        for layer, start, length in ranges:
+            draft.tell(SUSPECT, layer, np.array([start]), np.array([length]))
