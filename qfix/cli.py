@@ -14,7 +14,7 @@ import click
 from qfix import __version__
 from qfix.errors import QfixError, ReadError, Status, UsageError
 from qfix.image import printable
-from qfix.modes.options import Options
+from qfix.modes.options import ALIASES, LEVELS, Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,13 +26,32 @@ MODES = {
     "check": ("qfix.modes.check", "check"),
     "error": ("qfix.modes.error", "error"),
 }
+ACTS = {
+    "fix": ("qfix.modes.repair", "repair"),
+    "mark": ("qfix.modes.mark", "mark"),
+    "clean": ("qfix.modes.mark", "mark"),
+    "undo": ("qfix.modes.history", "history"),
+    "redo": ("qfix.modes.history", "history"),
+    "resume": ("qfix.modes.history", "history"),
+}
+"""What changes an image: all of them options of -m check, one at a time."""
 BELONGS = {
     "only": ("check", "error"),
     "snapshot": ("check", "error"),
     "flags": ("check", "error"),
     "prealloc": ("info",),
     "exit_codes": ("check", "error"),
+    **dict.fromkeys(ACTS, ("check",)),
 }
+NEEDS = {
+    "lossy": ("fix",),
+    "dry_run": ("fix", "mark", "clean"),
+    "journal": tuple(ACTS),
+    "yes": ("fix", "mark", "clean"),
+    "force": ("clean", "undo", "redo", "resume"),
+}
+"""Options that mean something only beside one of some others."""
+DANGEROUS = (*ACTS, "lossy", "yes", "force")
 SECTIONS = ("snapshot", "refcount", "all")
 PIPE_CLOSED = 141
 MOST_MESSAGE = 2000
@@ -52,10 +71,15 @@ class Command(click.Command):
     """The command whose help groups options as safe and dangerous."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options; so far none can change an image."""
-        rows = [row for item in self.get_params(ctx) if (row := item.get_help_record(ctx))]
-        with formatter.section("Safe options (none of them changes an image)"):
-            formatter.write_dl(rows)
+        """Write the options, those that change an image apart from the others."""
+        for title, dangerous in (
+            ("Safe options (none of them changes an image)", False),
+            ("Dangerous options (they change an image; -n shows what they would do)", True),
+        ):
+            items = [item for item in self.get_params(ctx) if (item.name in DANGEROUS) is dangerous]
+            rows = [row for item in items if (row := item.get_help_record(ctx))]
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 @click.command(
@@ -97,6 +121,35 @@ class Command(click.Command):
     is_flag=True,
     help="Read an image that another process writes to; the result is unreliable.",
 )
+@click.option(
+    "--fix",
+    "-R",
+    "--repair",
+    "fix",
+    type=click.Choice([*LEVELS, *ALIASES]),
+    default=None,
+    help="Repair: leaks, errors (refcounts and COPIED flags), reuse (clusters with two users) or"
+    " all of it.  [default: none]",
+)
+@click.option(
+    "--lossy",
+    is_flag=True,
+    help="Let a repair give up what it can't save, and guess; each loss is listed.",
+)
+@click.option("-M", "--mark", type=click.Choice(["dirty", "corrupt"]), help="Set a mark.")
+@click.option("-C", "--clean", type=click.Choice(["dirty", "corrupt"]), help="Clear a mark.")
+@click.option("-n", "--dry-run", is_flag=True, help="Show what would be changed; write nothing.")
+@click.option(
+    "--journal",
+    metavar="PATH",
+    type=click.Path(),
+    help="Where the journal is, a file or a folder.  [default: IMAGE.qfix-journal]",
+)
+@click.option("--undo", is_flag=True, help="Take back the last change, byte for byte.")
+@click.option("--redo", is_flag=True, help="Take back the last --undo.")
+@click.option("--resume", is_flag=True, help="Finish a change that was interrupted.")
+@click.option("--yes", is_flag=True, help="Answer the question that a change asks on a terminal.")
+@click.option("--force", is_flag=True, help="Override a refusal that names this option.")
 @click.option("--explain", metavar="CODE", help="Say what a finding means and what to do.")
 @click.option(
     "--output",
@@ -127,10 +180,11 @@ class Command(click.Command):
 )
 @click.version_option(__version__, "--version", prog_name="qfix")
 def command(images: tuple[str, ...], **given: Any) -> int:
-    """Inspect and check qcow2 disk images, offline and without QEMU.
+    """Inspect, check and repair qcow2 disk images, offline and without QEMU.
 
     Looks at each IMAGE, says in plain words what is wrong, where, and what that means to the
-    guest. Nothing is ever written.
+    guest. Nothing is written unless a dangerous option asks for it; a change is rehearsed on the
+    whole image before it is made, and can be taken back.
     """
     if given["explain"] is not None:
         from qfix.modes.explain import explain
@@ -154,6 +208,15 @@ def command(images: tuple[str, ...], **given: Any) -> int:
         verbosity=given["verbose"] - given["quiet"],
         exit_codes=given["exit_codes"] or "qfix",
         several=len(images) > 1,
+        fix=ALIASES.get(given["fix"], given["fix"]) or "none",
+        lossy=given["lossy"],
+        mark=given["mark"],
+        clean=given["clean"],
+        dry_run=given["dry_run"],
+        journal=given["journal"],
+        history=next((name for name in ("undo", "redo", "resume") if given[name]), ""),
+        yes=given["yes"],
+        force=given["force"],
     )
     return run_images(images, options)
 
@@ -162,10 +225,21 @@ def _refuse_foreign(given: dict[str, Any]) -> None:
     """Raise UsageError for an option that the mode does not take."""
     for name, modes in BELONGS.items():
         if given[name] not in (None, False) and given["mode"] not in modes:
-            option = "--" + name.replace("_", "-")
-            raise UsageError(f"{option} belongs to -m {' or -m '.join(modes)}")
+            raise UsageError(f"{_spelled(name)} belongs to -m {' or -m '.join(modes)}")
     if given["lock"] and given["force_share"]:
         raise UsageError("--lock and --force-share exclude each other")
+    asked = [name for name in ACTS if given[name] and given[name] != "none"]
+    if len(asked) > 1:
+        raise UsageError(f"{_spelled(asked[0])} and {_spelled(asked[1])} exclude each other")
+    for name, beside in NEEDS.items():
+        if given[name] not in (None, False) and not set(beside) & set(asked):
+            raise UsageError(f"{_spelled(name)} belongs to {' or '.join(map(_spelled, beside))}")
+    if asked and given["force_share"] and not given["dry_run"]:
+        raise UsageError("--force-share can't be used to change an image; -n shows the plan")
+
+
+def _spelled(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _sections(only: str | None) -> str:
@@ -188,7 +262,7 @@ def _set_color(given: dict[str, Any]) -> None:
 
 def run_images(images: Sequence[str], options: Options) -> int:
     """Run the mode on each image; return the gravest status."""
-    module, name = MODES[options.mode]
+    module, name = ACTS[act] if (act := _act(options)) else MODES[options.mode]
     run_mode: Callable[[str, Options], Diagnosis] = getattr(importlib.import_module(module), name)
     statuses: list[Status] = []
     codes: list[int] = []
@@ -203,6 +277,13 @@ def run_images(images: Sequence[str], options: Options) -> int:
     if options.exit_codes == "qemu-img":
         return max(codes, key=lambda code: (code == 1, code))
     return max(statuses, key=lambda status: status.gravity)
+
+
+def _act(options: Options) -> str:
+    """Return which change is asked for, if one is."""
+    if options.fix != "none":
+        return "fix"
+    return options.history or ("mark" if options.mark or options.clean else "")
 
 
 def _run_one(
@@ -299,5 +380,5 @@ def _defect(error: Exception) -> int:
         trace = trace.tb_next
     place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
     click.echo(f"qfix: a defect of qfix: {type(error).__name__}: {error} ({place})", err=True)
-    click.echo("qfix: nothing was changed; please report it with the image's metadata", err=True)
+    click.echo("qfix: please report it with the image's metadata", err=True)
     return Status.DEFECT

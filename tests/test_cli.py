@@ -53,7 +53,7 @@ NEEDS_MORE = {
     *("ok-encrypted", "ok-encrypted-aes"),
 }
 """Sound images that qemu-img refuses for want of another file or a key; a check needs neither."""
-MORE_KEYS = {"findings-omitted", "statistics", "error"}
+MORE_KEYS = {"findings-omitted", "statistics", "error", "interrupted"}
 """Keys of the object `qfix` beyond those of the first description."""
 
 USAGE = [

@@ -12,13 +12,12 @@ from qfix.modes.look import IN_USE, emit, hidden_line, opened, say, shown, shown
 from qfix.report import text
 from qfix.report.jsonout import record
 from qfix.report.page import (
+    closing_lines,
     entry_lines,
     gravest_first,
     looked_at,
     meaning,
     next_steps,
-    qemu_summary,
-    verdict,
 )
 from qfix.report.progress import progress
 from qfix.report.summary import qemu_counts
@@ -33,16 +32,21 @@ if TYPE_CHECKING:
 
 def check(path: str, options: Options) -> Diagnosis:
     """Examine an image and print what matters of it."""
-    with opened(path, options) as (file, in_use):
+    with opened(path, options) as looked:
         with progress() as tell:
-            diagnosis = examine(file, backing=not options.base, tell=tell)
+            diagnosis = examine(looked.file, backing=not options.base, tell=tell)
         findings = shown(diagnosis, options)
         if options.json:
-            emit(record(path, diagnosis, findings, in_use=in_use), options)
+            emit(
+                record(
+                    path, diagnosis, findings, in_use=looked.in_use, interrupted=looked.interrupted
+                ),
+                options,
+            )
         elif options.several:
             click.echo(one_line(path, diagnosis))
         else:
-            say(page(path, diagnosis, findings, options, in_use=in_use))
+            say(page(path, diagnosis, findings, options, in_use=looked.in_use))
     return diagnosis
 
 
@@ -80,10 +84,7 @@ def page(
             yield f"  means: {meaning(found.problem, diagnosis)}"
             yield ""
         yield from hidden_line(diagnosis, findings)
-    yield from qemu_summary(diagnosis)
-    if in_use:
-        yield IN_USE
-    yield verdict(diagnosis.status)
+    yield from closing_lines(diagnosis, IN_USE if in_use else "")
     if options.verbosity >= 0:
         steps = list(next_steps(path, diagnosis))
         if steps:

@@ -9,7 +9,7 @@ from qfix.modes.header import header_lines
 from qfix.modes.look import IN_USE, emit, hidden_line, opened, say, shown, shown_path
 from qfix.report import text
 from qfix.report.jsonout import record
-from qfix.report.page import meaning, qemu_summary, verdict
+from qfix.report.page import closing_lines, meaning
 from qfix.report.progress import progress
 
 if TYPE_CHECKING:
@@ -21,13 +21,22 @@ if TYPE_CHECKING:
 
 def error(path: str, options: Options) -> Diagnosis:
     """Examine an image and list everything that was found."""
-    with opened(path, options) as (file, in_use):
+    with opened(path, options) as looked:
         with progress() as tell:
-            diagnosis = examine(file, backing=not options.base, tell=tell)
+            diagnosis = examine(looked.file, backing=not options.base, tell=tell)
         if options.json:
-            emit(record(path, diagnosis, shown(diagnosis, options), in_use=in_use), options)
+            emit(
+                record(
+                    path,
+                    diagnosis,
+                    shown(diagnosis, options),
+                    in_use=looked.in_use,
+                    interrupted=looked.interrupted,
+                ),
+                options,
+            )
         else:
-            say(listing(path, diagnosis, options, in_use=in_use))
+            say(listing(path, diagnosis, options, in_use=looked.in_use))
     return diagnosis
 
 
@@ -45,9 +54,6 @@ def listing(path: str, diagnosis: Diagnosis, options: Options, *, in_use: bool) 
             yield f"  to do: {found.problem.advice}"
     yield ""
     yield from hidden_line(diagnosis, findings)
-    yield from qemu_summary(diagnosis)
-    if in_use:
-        yield IN_USE
-    yield verdict(diagnosis.status)
+    yield from closing_lines(diagnosis, IN_USE if in_use else "")
     if findings and options.verbosity >= 0:
         yield f"qfix --explain {findings[0].problem.code}   says what a kind means, and what to do"

@@ -25,10 +25,11 @@ MOST_WORDS_IN_JSON = 10_000
 
 def info(path: str, options: Options) -> Diagnosis:
     """Print what the header cluster, the snapshot table and the bitmap directory say."""
-    with opened(path, options) as (file, in_use):
-        diagnosis = inspect(file, backing=not options.base)
+    with opened(path, options) as looked:
+        diagnosis = inspect(looked.file, backing=not options.base)
         told = facts(diagnosis)
-        told["in-use"] = in_use
+        told["in-use"] = looked.in_use
+        told["interrupted"] = looked.interrupted
         if options.prealloc:
             from qfix.modes.prealloc import preallocation
 

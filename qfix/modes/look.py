@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack, contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from qfix import locks
-from qfix.errors import UsageError
+from qfix.errors import QfixError, UsageError
 from qfix.file import open_file
 from qfix.image import printable
+from qfix.report.rows import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -30,16 +32,25 @@ MOST_PATH = 4096
 IN_USE = "Another process writes to this image: the result can't be relied on."
 
 
-@contextmanager
-def opened(path: str, options: Options) -> Iterator[tuple[ImageFile, bool]]:
-    """Open an image to look at it; also tell whether another process writes to it.
+class Looked(NamedTuple):
+    """An open image, whether another process writes to it, and whether a change was cut off."""
 
-    Raises InUseError if one does and -U was not given.
+    file: ImageFile
+    in_use: bool
+    interrupted: bool
+
+
+@contextmanager
+def opened(path: str, options: Options) -> Iterator[Looked]:
+    """Open an image to look at it; say so first if a change of it was interrupted.
+
+    Raises InUseError if another process writes to it and -U was not given.
     """
     with ExitStack() as stack:
         file = stack.enter_context(open_file(path))
+        interrupted = tell_of_interrupted(path)
         if options.force_share:
-            yield file, locks.holders(file.fd).writes
+            yield Looked(file, locks.holders(file.fd).writes, interrupted)
             return
         if options.lock:
             hold = stack.enter_context(locks.hold_for_reading(file.fd, path))
@@ -47,12 +58,45 @@ def opened(path: str, options: Options) -> Iterator[tuple[ImageFile, bool]]:
                 note("warning: this file system does not take locks, so none are held")
         else:
             locks.refuse_if_written(file.fd, path)
-        yield file, False
+        yield Looked(file, in_use=False, interrupted=interrupted)
+
+
+def tell_of_interrupted(path: str) -> bool:
+    """Tell, and say on standard error, whether a change of the image was interrupted."""
+    from qfix.change import journal
+
+    try:
+        found = journal.pending(path)
+    except QfixError as error:
+        note(f"warning: {printable(os.fsencode(str(error)), limit=MOST_PATH)}")
+        return False
+    if found is None:
+        return False
+    image = quoted(path)
+    asked = f" ({found.record.asked})" if found.record else ""
+    note(
+        f"a change of this image was interrupted{asked}: do not start the machine;"
+        f" `qfix --resume {image}` finishes it, `qfix --undo {image}` takes it back"
+    )
+    return True
 
 
 def note(text: str) -> None:
     """Say something beside the results, on standard error."""
     click.echo(f"qfix: {text}", err=True)
+
+
+def confirmed(path: str, lines: Iterable[str], question: str, options: Options) -> bool:
+    """Ask on a terminal whether to go on, after showing what it costs; elsewhere the answer is yes.
+
+    A change can be taken back, so a script that asked for it is not held up.
+    """
+    if options.yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    click.echo(f"image: {shown_path(path)}", err=True)
+    for line in lines:
+        click.echo(line, err=True)
+    return click.confirm(question, err=True)
 
 
 def shown_path(path: str) -> str:

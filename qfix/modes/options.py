@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+LEVELS = ("none", "leaks", "errors", "reuse", "all")
+ALIASES = {"leak": "leaks", "error": "errors", "check": "none"}
+"""Levels of repair, and the words that qcow2-dump has for some of them."""
+
 
 class Options(NamedTuple):
     """One command line; names as in `qfix --help`."""
@@ -21,6 +25,15 @@ class Options(NamedTuple):
     verbosity: int = 0
     exit_codes: str = "qfix"
     several: bool = False
+    fix: str = "none"
+    lossy: bool = False
+    mark: str | None = None
+    clean: str | None = None
+    dry_run: bool = False
+    journal: str | None = None
+    history: str = ""
+    yes: bool = False
+    force: bool = False
 
     @property
     def json(self) -> bool:

@@ -30,7 +30,12 @@ COUNTS = (
 
 
 def record(
-    path: str, diagnosis: Diagnosis, shown: Iterable[Findings], *, in_use: bool
+    path: str,
+    diagnosis: Diagnosis,
+    shown: Iterable[Findings],
+    *,
+    in_use: bool,
+    interrupted: bool = False,
 ) -> dict[str, Any]:
     """Return what check and error give of an image that could be opened."""
     kind = "qcow2" if diagnosis.head.header else "raw"
@@ -42,6 +47,7 @@ def record(
         **qemu_counts(diagnosis),
         "qfix": {
             **_verdict(diagnosis.status, in_use=in_use),
+            "interrupted": interrupted,
             "findings": rows,
             "findings-omitted": sum(found.dropped for found in findings),
             "statistics": statistics(diagnosis),
@@ -59,6 +65,7 @@ def failure(path: str, error: QfixError) -> dict[str, Any]:
         **counts,
         "qfix": {
             **_verdict(error.status, in_use=error.status.verdict == "in-use"),
+            "interrupted": False,
             "findings": [],
             "findings-omitted": 0,
             "statistics": None,

@@ -9,9 +9,9 @@ import click
 from qfix.errors import Status
 from qfix.problems import Severity, refcounts, tables
 from qfix.problems import header as header_problems
-from qfix.report.rows import list_command
+from qfix.report.rows import list_command, repair_command
 from qfix.report.summary import qemu_counts, space
-from qfix.report.text import FEW, human
+from qfix.report.text import FEW, human, kind_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,6 +181,32 @@ def verdict(status: Status) -> str:
     return f"Verdict: {word} (status {int(status)}). {MEANINGS.get(status, '')}".rstrip()
 
 
+def closing_lines(diagnosis: Diagnosis, warning: str = "") -> Iterator[str]:
+    """Yield the sentences of qemu-img check, a warning if there is one, and the verdict."""
+    yield from qemu_summary(diagnosis)
+    if warning:
+        yield warning
+    yield verdict(diagnosis.status)
+
+
+def left_over(diagnosis: Diagnosis, verbosity: int) -> Iterator[str]:
+    """Yield what is found in an image after a change, few lines a kind."""
+    if verbosity < 0 or not diagnosis.findings:
+        return
+    yield ""
+    yield "Found in the image as it is now:"
+    limit = None if verbosity > 1 else FEW
+    for found in gravest_first(list(diagnosis.findings)):
+        yield from kind_lines(found, diagnosis.image, limit)
+    yield ""
+
+
+def repair_level(diagnosis: Diagnosis) -> str:
+    """Return the level of repair to begin with, empty where none would do anything."""
+    levels = {found.problem.fix for found in diagnosis.findings if found.problem.fix}
+    return next(iter(levels)) if levels in ({"leaks"}, {"errors"}) else "all" if levels else ""
+
+
 def next_steps(path: str, diagnosis: Diagnosis) -> Iterator[str]:
     """Yield what to do next."""
     if not diagnosis.findings:
@@ -190,6 +216,10 @@ def next_steps(path: str, diagnosis: Diagnosis) -> Iterator[str]:
         grave = [item for item in grave if item.problem.code[0] not in "RC"]
     for found in grave[:FEW] if diagnosis.status is not Status.GOOD else ():
         yield f"  {found.problem.code}: {found.problem.advice}"
+    level = repair_level(diagnosis)
+    if level:
+        asked = repair_command(path, f"--fix {level}")
+        yield f"  {asked} -n   shows what a repair would change; without -n it makes it"
     if diagnosis.find(header_problems.NOT_QCOW2) is None:
         yield f"  {list_command(path)}   lists everything with its place"
     codes = ", ".join(found.problem.code for found in diagnosis.findings[:FEW])

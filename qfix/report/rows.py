@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qfix.image import printable
 from qfix.layout import tables
+from qfix.problems import Safety
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,19 +84,37 @@ def flags(row: dict[str, Any]) -> str:
 
 def command(problem: Problem, path: str) -> str:
     """Return the command to run next about a finding."""
-    del path
-    return f"qfix --explain {problem.code}"
+    if not problem.fix:
+        return f"qfix --explain {problem.code}"
+    lossy = " --lossy" if problem.safety is Safety.LOSSY else ""
+    return repair_command(path, f"--fix {problem.fix}{lossy}")
 
 
 def list_command(path: str) -> str:
     """Return the command that lists every finding of an image."""
+    return f"qfix -m error {quoted(path)}"
+
+
+def repair_command(path: str, asked: str) -> str:
+    """Return the command that makes a change, as it is asked for."""
+    return f"qfix {asked} {quoted(path)}"
+
+
+def journal_command(path: str, what: str, journal: str | None) -> str:
+    """Return the command that takes a change back, or makes it again."""
+    place = f" --journal {quoted(journal)}" if journal else ""
+    return f"qfix --{what}{place} {quoted(path)}"
+
+
+def quoted(path: str) -> str:
+    """Return a path as a shell takes it, control characters escaped."""
     import shlex
 
     shown = printable(os.fsencode(path), limit=4096)
     if shown == path:
-        return f"qfix -m error {shlex.quote(path)}"
+        return shlex.quote(path)
     escaped = shown.replace("'", "\\'")
-    return f"qfix -m error $'{escaped}'"
+    return f"$'{escaped}'"
 
 
 def as_json(findings: Findings, image: Image | None, path: str) -> Iterator[dict[str, Any]]:
