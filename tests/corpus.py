@@ -1,12 +1,14 @@
 """The corpus: every case, and the command that writes the folders under ``images/``.
 
-``python tests/corpus.py`` writes images/<case>/{image.qcow2,about,expect.json} anew, removes
-folders of cases that are gone, and asks qemu-img, where it is installed, whether it agrees.
+``python tests/corpus.py`` writes images/<case>/{image.qcow2,about,expect.json} anew, with an
+expect.fixed.json where a repair leaves something, removes folders of cases that are gone, and asks
+qemu-img, where it is installed, whether it agrees.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 from corpus_bases import BESIDE, DATA_FILE
 from corpus_bitmaps import BITMAP_CASES
 from corpus_header import HEADER_CASES
+from corpus_left import left
 from corpus_names import NAME_CASES
 from corpus_ok import OK_CASES
 from corpus_refcounts import REFCOUNT_CASES
@@ -51,11 +54,15 @@ def files(case: Case) -> dict[str, bytes]:
     rows = ",\n".join("  " + json.dumps(row) for row in expected.pop("findings"))
     head = "".join(f' "{key}": {json.dumps(value)},\n' for key, value in expected.items())
     body = f' "findings": [\n{rows}\n ]\n' if rows else ' "findings": []\n'
-    return {
+    made = {
         "image.qcow2": case.image(),
         "about": f"{case.about}\n".encode(),
         "expect.json": f"{{\n{head}{body}}}\n".encode(),
     }
+    after = left(case.name)
+    if after is not None:
+        made["expect.fixed.json"] = f"{json.dumps(after, indent=1)}\n".encode()
+    return made
 
 
 def write(folder: Path) -> None:
@@ -64,6 +71,8 @@ def write(folder: Path) -> None:
         shutil.rmtree(old)
     for case in CASES:
         (folder / case.name).mkdir(exist_ok=True)
+        for stale in set(os.listdir(folder / case.name)) - set(files(case)):
+            (folder / case.name / stale).unlink()
         for name, content in files(case).items():
             (folder / case.name / name).write_bytes(content)
 

@@ -65,11 +65,15 @@ def allocate(draft: Draft, count: int, *, anyway: bool = False) -> int:
             first = int(starts[rows[0]])
             draft.taken.update(range(first, first + count))
             return first
-    why = "a block device does not grow" if draft.overlay.fixed else "entries lead behind its end"
-    size = count << geometry.cluster_bits
-    raise NoRoomError(
-        f"{draft.overlay.path}: there are no {count} free clusters in a row ({size} bytes) inside"
-        f" the file, and it can't grow: {why}"
+    raise _no_room(draft, f"{count} free clusters in a row")
+
+
+def _no_room(draft: Draft, what: str) -> NoRoomError:
+    why = (
+        "a block device does not grow" if draft.overlay.fixed else "something leads behind its end"
+    )
+    return NoRoomError(
+        f"{draft.overlay.path}: there are no {what} inside the file, and it can't grow: {why}"
     )
 
 
@@ -80,7 +84,7 @@ def allocate_each(draft: Draft, count: int, *, anyway: bool = False) -> IntArray
         return np.arange(first, first + count)
     free = free_clusters(draft)[:count]
     if free.size < count:
-        allocate(draft, max(count, 1 << 62))
+        raise _no_room(draft, f"{count} free clusters")
     draft.taken.update(free.tolist())
     return free
 

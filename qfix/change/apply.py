@@ -137,7 +137,11 @@ def make(disk: Disk, journal: Journal, record: Record) -> None:
 
 
 def finish(disk: Disk, journal: Journal, record: Record, *, back: bool) -> None:
-    """Bring an interrupted change to its end, or *back* to its start; both can be repeated."""
+    """Bring an interrupted change to its end, or *back* to its start; both can be repeated.
+
+    The journal is told first, for where that fails nothing more should be written.
+    """
+    journal.start(record)
     try:
         reserve(disk, journal, record, back=back)
         write(disk, journal, record, back=back)

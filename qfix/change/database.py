@@ -19,6 +19,9 @@ from qfix.errors import InUseError, JournalError, NoPermissionError, QfixError, 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# the second one is for words of SQLite that quote a damaged file
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+
 CACHE_KIB = 1024
 WAIT_SECONDS = 5
 
@@ -30,7 +33,7 @@ SCHEMA = (
         version TEXT NOT NULL, time TEXT NOT NULL, state TEXT NOT NULL,
         old_size INTEGER NOT NULL, new_size INTEGER NOT NULL, marked INTEGER NOT NULL,
         pieces INTEGER NOT NULL, bytes INTEGER NOT NULL,
-        mtime_before INTEGER NOT NULL, mtime_after INTEGER NOT NULL)""",
+        mtime_before INTEGER NOT NULL, mtime_after INTEGER NOT NULL, sum INTEGER NOT NULL)""",
     """CREATE TABLE images (
         record INTEGER PRIMARY KEY, path BLOB NOT NULL, device TEXT NOT NULL, inode TEXT NOT NULL,
         head_before TEXT NOT NULL, head_after TEXT NOT NULL)""",
@@ -54,7 +57,7 @@ def connect(path: str, access: str) -> sqlite3.Connection:
         try:
             for pragma in pragmas:
                 connection.execute(f"PRAGMA {pragma}")
-        except sqlite3.Error:
+        except BaseException:
             connection.close()
             raise
     return connection
@@ -69,7 +72,7 @@ def make_tables(connection: sqlite3.Connection) -> None:
 
 def disconnect(connection: sqlite3.Connection) -> None:
     """Close a connection that wrote; nothing stays beside the file."""
-    with suppress(sqlite3.Error):
+    with suppress(*ERRORS):
         connection.execute("PRAGMA journal_mode = DELETE")
     connection.close()
 
@@ -82,7 +85,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        with suppress(sqlite3.Error):
+        with suppress(*ERRORS):
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
         raise
@@ -93,16 +96,16 @@ def explained(path: str) -> Iterator[None]:
     """Turn SQLite's errors into those of qfix."""
     try:
         yield
-    except sqlite3.Error as error:
+    except ERRORS as error:
         raise explanation(error, path) from error
 
 
-def is_full(error: sqlite3.Error) -> bool:
+def is_full(error: Exception) -> bool:
     """Tell whether SQLite found no room."""
     return _code(error) == sqlite3.SQLITE_FULL
 
 
-def explanation(error: sqlite3.Error, path: str) -> QfixError:
+def explanation(error: Exception, path: str) -> QfixError:
     """Return the error that says what SQLite said about the journal."""
     code = _code(error)
     if code == sqlite3.SQLITE_CANTOPEN and not os.access(os.path.dirname(path) or ".", os.W_OK):
@@ -118,5 +121,5 @@ def explanation(error: sqlite3.Error, path: str) -> QfixError:
     return JournalError(f"{path}: is a damaged journal ({error})")
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: Exception) -> int:
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

@@ -120,7 +120,13 @@ class Draft:
         self.owners = None
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Plan *data* at *offset*."""
+        """Plan *data* at *offset*; a last cluster that the file cuts is made whole."""
+        end = offset + len(data)
+        if end > self.overlay.size and offset < self.overlay.size:
+            if self.overlay.fixed:
+                data = data[: self.overlay.size - offset]
+            else:
+                self.overlay.grow(end)
         self.overlay.write(offset, data)
 
     def room(self, code: str) -> int:

@@ -202,7 +202,8 @@ def _decoded(image: Image, entry: Words, bitmap: Words) -> Mapped:
         misplaced |= zero
     wrong |= misplaced
     kind[wrong] = DAMAGED
-    value[wrong] = (entry & U(COPIED - 1)).astype(np.int64)[wrong]
+    told = np.where(packed, entry & U(COPIED - 1), entry & U(OFFSET_MASK | ZERO))
+    value[wrong] = told.astype(np.int64)[wrong]
     return Mapped(kind, value, known)
 
 

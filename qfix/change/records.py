@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qfix import __version__
 from qfix.change.database import (
+    ERRORS,
     connect,
     disconnect,
     explained,
@@ -35,10 +35,12 @@ from qfix.change.rows import (
     digest,
     patch,
     piece_rows,
+    sum_of,
 )
 from qfix.errors import QfixError, WriteError
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
 
     from qfix.change.pieces import Amendment
@@ -172,7 +174,7 @@ class Journal:
         try:
             with transaction(self.connection):
                 number = self._insert(amendment, origin, pieces)
-        except sqlite3.Error as error:
+        except ERRORS as error:
             if is_full(error):
                 raise self._no_room(pieces.room()) from error
             raise explanation(error, self.path) from error
@@ -239,7 +241,7 @@ class Journal:
             mtime_after=origin.mtime_ns,
         )
         heads = digest(origin.head), digest(head[: amendment.new_size])
-        add_row(self.connection, "records", record)
+        add_row(self.connection, "records", (*record, sum_of(record)))
         add_row(
             self.connection,
             "images",

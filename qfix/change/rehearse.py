@@ -45,18 +45,22 @@ def rehearse(draft: Draft) -> None:
     No problem may appear that was not there, and the active layer and every snapshot has to read
     as before, but for the guest ranges that the draft says are lost or restored.
     """
-    faults = [*new_problems(draft), *_guest_changes(draft)]
-    if faults:
-        more = len(faults) - MOST_TOLD
-        told = "; ".join(faults[:MOST_TOLD]) + (f"; and {more} more" if more > 0 else "")
+    told = faults(draft)
+    if told:
+        more = len(told) - MOST_TOLD
+        words = "; ".join(told[:MOST_TOLD]) + (f"; and {more} more" if more > 0 else "")
         raise RehearsalError(
-            f"{draft.overlay.path}: the rehearsal failed, so nothing was changed: {told}."
+            f"{draft.overlay.path}: the rehearsal failed, so nothing was changed: {words}."
             " This is a defect of qfix: please report it with the image's metadata"
         )
 
 
-def new_problems(draft: Draft) -> Iterator[str]:
-    """Yield, in words, each problem that the draft would bring about."""
+def faults(draft: Draft) -> list[str]:
+    """Return, in words, what a draft would bring about and does not tell."""
+    return [*_new_problems(draft), *_guest_changes(draft)]
+
+
+def _new_problems(draft: Draft) -> Iterator[str]:
     before = _units(draft.before)
     for found in draft.now.findings:
         problem = found.problem

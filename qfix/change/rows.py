@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -22,7 +23,6 @@ HEAD = 1 << 16
 """So many bytes at the start of the image are part of its identity."""
 
 _ROOM_EACH = 128
-_TEXTS = ("asked", "version", "time")
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class Counted:
 
 def all_records(connection: sqlite3.Connection, path: str) -> list[Record]:
     """Return all records, oldest first; raises JournalError where a value can't be one."""
-    columns = ", ".join(Record._fields)
+    columns = ", ".join((*Record._fields, "sum"))
     query = f"SELECT {columns} FROM records ORDER BY number"  # noqa: S608  (names of our own)
     with explained(path):
         return [_as_record(row, path) for row in connection.execute(query)]
@@ -111,25 +111,27 @@ def checksum(start: int, data: bytes) -> int:
     return crc32(data, crc32(start.to_bytes(8, "big")))
 
 
+def sum_of(record: Record) -> int:
+    """Return a checksum of what stays of a record as it was made."""
+    kept = record._replace(state=State.PREPARED, mtime_after=0, marked=bool(record.marked))
+    return crc32(json.dumps(kept).encode())
+
+
 def damaged(path: str, what: str) -> JournalError:
     """Return the error that says what of a journal can't be right."""
     return JournalError(f"{path}: is a damaged journal ({what})")
 
 
 def _as_record(row: tuple[Any, ...], path: str) -> Record:
+    *values, stored = row
     try:
-        record = Record(*row)
+        record = Record(*values)
         record = record._replace(
             kind=Kind(record.kind), state=State(record.state), marked=bool(record.marked)
         )
-    except ValueError:
-        raise damaged(path, "records") from None
-    texts = [getattr(record, name) for name in _TEXTS]
-    numbers = (record.number, record.takes_back or 0, *record[7:])
-    if not all(isinstance(text, str) for text in texts) or not all(
-        isinstance(number, int) for number in numbers
-    ):
-        raise damaged(path, "records")
-    if min(record.old_size, record.new_size) < 0:
+        sound = sum_of(record) == stored and isinstance(record.mtime_after, int)
+    except (TypeError, ValueError):
+        sound = False
+    if not sound:
         raise damaged(path, "records")
     return record

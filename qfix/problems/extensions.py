@@ -56,10 +56,11 @@ BACKING_OVERLAP = error(
     "backing-name-overlaps-header",
     "header",
     METADATA,
-    MANUAL,
+    LOSSY,
     "the backing file name at {offset:#x} lies over the header or its extensions (to {end:#x})",
     "The name, and with it all data that comes from the backing file, is probably wrong.",
     HEX_EDIT + " The field stands at offset 8.",
+    fix="all",
 )
 CONTROL_CHARACTERS = remark(
     "H135",
@@ -148,10 +149,11 @@ CRYPT_POINTER_RANGE = error(
     "encryption-header-out-of-range",
     "header extension",
     METADATA,
-    MANUAL,
+    SAFE,
     "the encryption header ({offset:#x}, {length} bytes) is unaligned or not inside the file",
     "Without the key slots the guest's data can't be read.",
     "Do not write to the image: the encryption header looks unused. " + HEX_EDIT,
+    fix="all",
 )
 CRYPT_HEADER = error(
     "H144",
@@ -189,9 +191,10 @@ EXTENSIONS_IGNORED = error(
     "extensions-ignored",
     "header",
     METADATA,
-    MANUAL,
+    SAFE,
     "header_length {header_length} reaches behind the start of the backing file name {offset:#x},"
     " so all header extensions are ignored",
     "Backing format, bitmaps, encryption and data file are not found.",
     HEX_EDIT,
+    fix="all",
 )

@@ -300,10 +300,11 @@ COMPRESSION_UNKNOWN = error(
     "compression-type-unknown",
     "header",
     UNSUPPORTED,
-    MANUAL,
+    SAFE,
     "qcow2: unknown compression type: {compression_type}",
     "QEMU does not open the image; compressed clusters can't be read.",
     HEX_EDIT + " The field stands at offset 104: 0 zlib, 1 zstd.",
+    fix="all",
 )
 COMPRESSION_BIT = error(
     "H128",

@@ -26,7 +26,8 @@ from qfix.repair.directory import (
     write_directory,
 )
 from qfix.repair.distrust import mark_in_use
-from qfix.repair.fields import is_asked, note, refuse, set_field
+from qfix.repair.fields import EXTENSIONS, is_asked, note, refuse, reveal, set_field
+from qfix.repair.search import find_bitmap_directory
 
 if TYPE_CHECKING:
     from qfix.change.draft import Draft
@@ -114,6 +115,20 @@ def mend_directory(draft: Draft, wanted: Wanted) -> bool:
     return True
 
 
+def find_directory(draft: Draft, wanted: Wanted) -> bool:
+    """Let the extension lead to a lost directory that is what it tells of."""
+    asked = is_asked(draft, wanted.all or wanted.lossy, problems.DIRECTORY_RANGE)
+    if not asked or is_misread(draft) or is_placed(draft):
+        return False
+    offset = find_bitmap_directory(draft)
+    why = "the directory stands there, in a leaked cluster"
+    code = problems.DIRECTORY_RANGE.code
+    if offset is None:
+        return False
+    reveal(draft, *EXTENSIONS)
+    return set_extension(draft, code, why, bitmap_directory_offset=offset)
+
+
 def _agree(draft: Draft, code: str) -> bool:
     """Set the number, or the size, that the other one and the directory tell."""
     extension, geometry = draft.image.bitmaps_extension, draft.image.geometry
@@ -164,6 +179,7 @@ PLANNERS = (
     clear_lone_bit,
     drop_inconsistent,
     mend_extension,
+    find_directory,
     mend_directory,
     drop_unfit,
     *distrust.PLANNERS,

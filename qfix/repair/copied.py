@@ -10,6 +10,7 @@ from qfix.layout.tables import COPIED
 from qfix.problems import refcounts
 from qfix.recount.copied import UNREADABLE, YES, ones_of
 from qfix.recount.l1 import ACTIVE_LAYER
+from qfix.repair.owners import sound_tables
 from qfix.repair.rewrite import Edit, rewrite_l1, rewrite_l2
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def set_copied_flags(draft: Draft, wanted: Wanted) -> bool:
     if not wanted.errors or not draft.found(refcounts.L1_COPIED, refcounts.L2_COPIED):
         return False
     planned = _of_l1(draft)
-    tables = draft.made.tables
+    tables = sound_tables(draft)
     active = tables.part((tables.active_visits > 0) & (tables.offset > 0))
     ones = ones_of(draft.made.tally, draft.made.stored)
     data_file = draft.image.geometry.data_file

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qfix.change.draft import Change
 from qfix.image import printable
 from qfix.layout import bitmaps as layout
@@ -11,9 +13,9 @@ from qfix.layout import extensions, header
 from qfix.layout.bitmaps import Bitmap, BitmapEntry, Directory, parse_directory
 from qfix.layout.extensions import BitmapsExtension
 from qfix.recount.others import table_fits
-from qfix.recount.tally import CLASH, COMPRESSED, DATA
 from qfix.repair.area import is_text, padded, remove_extensions
 from qfix.repair.fields import make_room, note, put, set_field
+from qfix.repair.owners import may_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,12 +34,18 @@ def with_values(record: Record, **values: int) -> bytes:
     return type(record)(values.get(name, old) for name, old in pairs).encode()
 
 
-def read_directory(draft: Draft, size: int, limit: int = layout.MAX_BITMAPS + 1) -> Directory:
-    """Parse *size* bytes of the directory, as far as they are in the file, *limit* entries."""
+def read_directory(
+    draft: Draft, size: int, limit: int = layout.MAX_BITMAPS + 1, offset: int | None = None
+) -> Directory:
+    """Parse *size* bytes of the directory, as far as they are in the file, *limit* entries.
+
+    It is looked for at *offset* instead of where the extension says.
+    """
     extension, geometry = draft.image.bitmaps_extension, draft.image.geometry
-    if extension is None or extension.bitmap_directory_offset >= geometry.file_size:
+    if offset is None:
+        offset = extension.bitmap_directory_offset if extension else geometry.file_size
+    if offset >= geometry.file_size:
         return Directory((), 0, None)
-    offset = extension.bitmap_directory_offset
     size = min(size, layout.MAX_DIRECTORY_BYTES, geometry.file_length - offset)
     return parse_directory(draft.overlay.read(offset, size), offset, limit)
 
@@ -140,9 +148,9 @@ def write_directory(
 
 def is_alone(draft: Draft, offset: int, length: int) -> bool:
     """Tell whether nothing else is in the clusters of a structure."""
-    bits, tally = draft.image.geometry.cluster_bits, draft.made.tally
-    owners = tally.owners[offset >> bits : ((offset + length - 1) >> bits) + 1]
-    return not (owners & (DATA | COMPRESSED | CLASH)).any()
+    bits = draft.image.geometry.cluster_bits
+    clusters = np.arange(offset >> bits, ((offset + length - 1) >> bits) + 1)
+    return bool(may_write(draft, clusters).all())
 
 
 def drop_all(draft: Draft, code: str, why: str) -> bool:

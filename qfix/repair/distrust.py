@@ -25,6 +25,7 @@ from qfix.repair.directory import (
     write_directory,
 )
 from qfix.repair.fields import is_asked, make_room, note, put, refuse
+from qfix.repair.owners import real_owners
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -142,7 +143,7 @@ def _sharing(draft: Draft) -> set[int]:
     """Return the bitmaps whose table or data is in a cluster with several owners."""
     first, count, kind, which = draft.made.tally.extents()
     mine = (kind == Kind.BITMAP_TABLE) | (kind == Kind.BITMAP_DATA)
-    owners = draft.made.tally.owners
+    owners = real_owners(draft)
     rows = zip(first[mine].tolist(), count[mine].tolist(), which[mine].tolist(), strict=True)
     return {index for low, units, index in rows if (owners[low : low + units] & CLASH).any()}
 
@@ -223,13 +224,13 @@ def _renewed(draft: Draft, item: Bitmap, mended: tuple[Problem, ...]) -> Renewed
 
 def _is_damaged(draft: Draft, words: Words) -> BoolArray:
     """Tell which entries of a bitmap table lead nowhere, or to a cluster with several owners."""
-    geometry, tally = draft.image.geometry, draft.made.tally
+    geometry, owners = draft.image.geometry, real_owners(draft)
     offset = (words & U(layout.TABLE_OFFSET)).astype(np.int64)
     wrong = (words & U(layout.TABLE_RESERVED)) != 0
     wrong |= (offset > 0) & ((words & U(1)) != 0)
     wrong |= (offset % geometry.cluster_size != 0) | (offset >= geometry.file_length)
     cluster = np.where(wrong, 0, offset >> geometry.cluster_bits)
-    shared = (tally.owners[cluster] & CLASH) != 0
+    shared = (owners[cluster] & CLASH) != 0
     damaged: BoolArray = wrong | ((cluster > 0) & shared)
     return damaged
 

@@ -62,8 +62,6 @@ ASTRAY = (
     snapshots.PHANTOM,
 )
 """Something leads astray: what it led to may be among the leaked clusters."""
-MISREAD = (header.VERSION_2_FIELDS, header.SUBCLUSTER_SIZE)
-"""The header contradicts itself, so that entries may mean something else than what was read."""
 
 
 def lost_tables(draft: Draft) -> list[Findings]:
@@ -83,3 +81,10 @@ def led_astray(draft: Draft) -> list[Findings]:
             if item is not None:
                 found.setdefault(problem.code, item)
     return list(found.values())
+
+
+def is_hopeless(draft: Draft) -> bool:
+    """Tell whether something is, or was, lost that all of the data may hang on."""
+    return any(
+        diagnosis.find(problem) for diagnosis in (draft.before, draft.now) for problem in NEVER
+    )

@@ -13,6 +13,7 @@ from qfix.problems import header as header_problems
 from qfix.repair import backing
 from qfix.repair.area import HEAD, is_misread, likely_length, limit_of, remove_extensions
 from qfix.repair.fields import EXTENSIONS, is_asked, note, refuse, reveal, set_field
+from qfix.repair.search import find_luks_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,6 +138,22 @@ def settle_encryption(draft: Draft, wanted: Wanted) -> bool:
     return True
 
 
+def find_key_slots(draft: Draft, wanted: Wanted) -> bool:
+    """Let the encryption header pointer lead to a LUKS header that nothing leads to any more."""
+    problem = problems.CRYPT_POINTER_RANGE
+    if not is_asked(draft, wanted.all or wanted.lossy, problem) or is_misread(draft):
+        return False
+    found, offset = draft.image.area.find(layout.ENCRYPTION), find_luks_header(draft)
+    pointer, size = draft.image.encryption, draft.image.geometry.file_length
+    if found is None or pointer is None or offset is None or offset + pointer.length > size:
+        return False
+    place = found.offset + HEAD
+    draft.write(place, offset.to_bytes(8, "big"))
+    text = "encryption header pointer: a LUKS header stands there, in a leaked cluster"
+    note(draft, Change(problem.code, text, place, 1, f"{pointer.offset:#x}", f"{offset:#x}"))
+    return True
+
+
 def _leads_to_luks(draft: Draft) -> bool:
     """Tell whether the encryption header pointer is sound, and a LUKS header is there."""
     pointer, geometry = draft.image.encryption, draft.image.geometry
@@ -166,5 +183,6 @@ PLANNERS = (
     cut_area,
     drop_backing_format,
     settle_encryption,
+    find_key_slots,
     clear_raw_mark,
 )

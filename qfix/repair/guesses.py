@@ -12,7 +12,7 @@ from qfix.layout.tables import COPIED, ENTRY_SIZE
 from qfix.problems import refcounts, tables
 from qfix.recount.faults import find_faults
 from qfix.recount.tally import CLASH
-from qfix.repair.owners import may_write
+from qfix.repair.owners import may_write, sound_tables
 from qfix.repair.rewrite import Edit, rewrite_l2
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def restore_from_neighbours(draft: Draft, wanted: Wanted) -> bool:
         entry = (cluster.astype(np.uint64) << U(geometry.cluster_bits)) | U(COPIED)
         yield Edit(problem, at, entry, None, TEXT, RESTORED)
 
-    return rewrite_l2(draft, made.tables, mend)
+    return rewrite_l2(draft, sound_tables(draft), mend)
 
 
 def restore_lost_tables(draft: Draft, wanted: Wanted) -> bool:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from qfix.change.draft import Change
 from qfix.layout import header as layout
 from qfix.problems import header as problems
 from qfix.recount.batches import read_batches
 from qfix.recount.entries import decode
-from qfix.recount.stored import Stored
 from qfix.recount.tally import COMPRESSED
 from qfix.repair import sizes
 from qfix.repair.area import is_area, limit_of
@@ -27,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PLANNERS", "clear_unknown_autoclear", "set_field", "set_magic"]
 
-USUAL_ORDER = 4
-ORDERS = (USUAL_ORDER, *(order for order in range(7) if order != USUAL_ORDER))
 COMPRESSION_AT = layout.V3_LENGTH
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MOST_PAYLOADS = 16
@@ -65,27 +58,6 @@ def likely_header_length(image: Image, *, zstd: bool = False) -> int | None:
     lengths = (layout.FULL_LENGTH,) if zstd else (layout.FULL_LENGTH, layout.V3_LENGTH)
     limit = limit_of(image)
     return next((at for at in lengths if at < limit and is_area(raw, at, limit)), None)
-
-
-def set_refcount_width(draft: Draft, wanted: Wanted) -> bool:
-    """Set the refcount width with which most refcounts equal the counted references."""
-    if not is_asked(draft, wanted.errors, problems.REFCOUNT_ORDER):
-        return False
-    order = max(ORDERS, key=lambda order: _agreeing(draft, order))
-    why = f"with {1 << order} bits most refcounts are what the references say"
-    set_field(draft, "refcount_order", order, problems.REFCOUNT_ORDER.code, why)
-    return True
-
-
-def _agreeing(draft: Draft, order: int) -> float:
-    """Return the share of the first refcounts that are right if they are 2**order bits wide."""
-    geometry = draft.image.geometry._replace(refcount_order=order)
-    made = draft.made
-    stored = Stored(replace(draft.image, geometry=geometry), made.reftable)
-    for chunk in islice(stored.chunks(made.tally), 1):
-        right = True if chunk.stored is None else chunk.stored == chunk.counted
-        return float(np.mean(right))
-    return 0.0
 
 
 def clear_unknown_autoclear(draft: Draft) -> bool:
@@ -175,7 +147,6 @@ def _payload_heads(draft: Draft) -> list[bytes]:
 PLANNERS = (
     set_magic,
     derive_header_length,
-    set_refcount_width,
     clear_padding,
     settle_compression_type,
     clear_autoclear,

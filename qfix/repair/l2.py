@@ -12,6 +12,7 @@ from qfix.change.draft import LOST, RESTORED, Left
 from qfix.layout.tables import ALLOC_BITS, COMPRESSED, COPIED, L2_RESERVED, ZERO
 from qfix.problems import refcounts, tables
 from qfix.recount.faults import find_faults
+from qfix.repair.owners import sound_tables
 from qfix.repair.rewrite import Edit, rewrite_l2
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def clear_l2_bits(draft: Draft, wanted: Wanted) -> bool:
         yield from _unaligned_zeros(image, entries, faults)
         yield from _proven(image, batch, entries, faults)
 
-    return rewrite_l2(draft, draft.made.tables, mend)
+    return rewrite_l2(draft, sound_tables(draft), mend)
 
 
 def _unaligned_zeros(
@@ -174,7 +175,7 @@ def give_up_l2_entries(draft: Draft, wanted: Wanted) -> bool:
 
     noted = len(draft.changes)
     try:
-        return rewrite_l2(draft, draft.made.tables, mend)
+        return rewrite_l2(draft, sound_tables(draft), mend)
     except NoRoomError as error:
         draft.leave("room", Left((tables.L2_OUTSIDE_FILE.code,), str(error)))
         return len(draft.changes) > noted

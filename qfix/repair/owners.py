@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qfix.problems import header, tables
+from qfix.problems import header, snapshots
+from qfix.problems import tables as problems
 from qfix.recount.batches import read_batches
 from qfix.recount.entries import decode
 from qfix.recount.tally import CLASH, COMPRESSED, DATA, METADATA, Kind
@@ -16,9 +17,18 @@ if TYPE_CHECKING:
     from qfix.arrays import BoolArray, ByteArray, IntArray
     from qfix.change.draft import Draft
     from qfix.recount.entries import Entries
+    from qfix.recount.l2 import L2Tables
 
-BOGUS = (tables.L1_UNALIGNED, tables.L1_FLAGS_ONLY, header.L1_OUTSIDE, header.L1_OFFSET)
+BOGUS = (problems.L1_UNALIGNED, problems.L1_FLAGS_ONLY, header.L1_OUTSIDE, header.L1_OFFSET)
 """Where QEMU reads as an L2 table what is none; its entries count, but nobody relies on them."""
+
+DAMAGED = (
+    snapshots.L1_UNALIGNED,
+    snapshots.L1_TOO_LARGE,
+    snapshots.L1_OUTSIDE,
+    snapshots.L1_EMPTY,
+    snapshots.PHANTOM,
+)
 
 
 def real_owners(draft: Draft) -> ByteArray:
@@ -27,15 +37,38 @@ def real_owners(draft: Draft) -> ByteArray:
     METADATA, DATA, COMPRESSED and CLASH are set; where all tables are real, other bits too.
     """
     tally = draft.made.tally
-    if not draft.found(*BOGUS) and not _has_headless_snapshots(draft):
+    bogus = draft.found(*BOGUS) or damaged_layers(draft) or headless_layers(draft.image).size
+    if not bogus:
         return tally.owners[: tally.size]
     if draft.owners is None or draft.owners.size != tally.size:
         draft.owners = _recounted(draft)
     return draft.owners
 
 
-def _has_headless_snapshots(draft: Draft) -> bool:
-    return bool(headless_layers(draft.image).size)
+def damaged_layers(draft: Draft) -> list[int]:
+    """Return the snapshots' layers whose L1 tables are not where, or as long as, they are said."""
+    layers: set[int] = set()
+    for problem in DAMAGED:
+        found = draft.now.find(problem)
+        if found is not None:
+            layers.update(row["first"] + 1 for row in found.rows())
+    return sorted(layers)
+
+
+def sound_entries(draft: Draft) -> BoolArray:
+    """Tell which L1 entries of the recount are of layers that are not damaged."""
+    entries = draft.made.entries
+    sound: BoolArray = ~np.isin(entries.layer, damaged_layers(draft))
+    return sound
+
+
+def sound_tables(draft: Draft) -> L2Tables:
+    """Return the L2 tables that a sound layer leads to."""
+    made, damaged = draft.made, damaged_layers(draft)
+    if not damaged:
+        return made.tables
+    led_to = made.entries.target[sound_entries(draft)]
+    return made.tables.part(np.isin(made.tables.offset, led_to))
 
 
 def _recounted(draft: Draft) -> ByteArray:
@@ -44,12 +77,16 @@ def _recounted(draft: Draft) -> ByteArray:
     owners = np.zeros(tally.size, np.uint8)
     first, count, kind, which = tally.extents()
     bogus = (kind == Kind.L2_TABLE) & (which % geometry.cluster_size != 0)
-    bogus |= (kind == Kind.L1_TABLE) & (first == 0)
+    bogus |= (kind == Kind.L1_TABLE) & ((first == 0) | np.isin(which, damaged_layers(draft)))
+    tables = sound_tables(draft)
+    bogus |= (kind == Kind.L2_TABLE) & ~np.isin(which, tables.offset)
     for low, units in zip(first[~bogus].tolist(), count[~bogus].tolist(), strict=True):
         part = owners[low : low + units]
         part |= np.where(part & METADATA, np.uint8(CLASH), np.uint8(METADATA))
     headless = headless_layers(image)
-    for batch in read_batches(image, draft.made.tables):
+    if geometry.data_file:
+        return owners
+    for batch in read_batches(image, tables):
         entries = decode(image, batch)
         real = are_tables(image, batch.tables, headless)[entries.row]
         aligned = entries.standard & (entries.offset % geometry.cluster_size == 0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qfix.change.draft import Left
 from qfix.change.plan import run_rounds
-from qfix.change.rehearse import new_problems
+from qfix.change.rehearse import faults
 from qfix.errors import Status
 from qfix.problems import Safety
 from qfix.problems import refcounts as refcounts_found
@@ -15,6 +15,7 @@ from qfix.repair import (
     bitmaps,
     copied,
     extensions,
+    extent,
     guesses,
     headers,
     l1,
@@ -25,8 +26,9 @@ from qfix.repair import (
     reuse,
     snapshots,
     split,
+    width,
 )
-from qfix.repair.doubt import MISREAD
+from qfix.repair.misread import reason_to_keep_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,21 +42,25 @@ if TYPE_CHECKING:
 def plan_repair(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -> None:
     """Plan what *wanted* asks for, in rounds; the overlay is examined last.
 
-    *withheld* are the runs of leaked clusters that earlier changes kept.
+    *withheld* are the runs of leaked clusters that earlier changes kept. Damaged snapshots come
+    before the tables, for what they lead to may be none.
     """
     if draft.now.image is None or draft.now.recount is None:
         run_rounds(draft, [_asked(_header_alone, wanted)])
     if draft.now.image is None or draft.now.recount is None:
         _say_what_is_left(draft, wanted)
         return
-    if draft.found(*MISREAD):
-        codes = tuple(problem.code for problem in MISREAD if draft.found(problem))
-        why = "the header contradicts itself, so the tables may be misread: nothing is changed"
-        draft.leave("misread", Left(codes, why))
+    run_rounds(draft, [_asked(extent.trim_l1_size, wanted)])
+    why_not = reason_to_keep_off(draft)
+    if why_not:
+        draft.withdraw()
+        draft.leave("kept-off", why_not)
         return
     planners: list[Planner] = [
+        width.set_refcount_width,
         *headers.PLANNERS,
         *extensions.PLANNERS,
+        *snapshots.PLANNERS,
         l1.clear_l1_bits,
         l2.clear_l2_bits,
         reftable.rebuild_refcount_structure,
@@ -67,7 +73,6 @@ def plan_repair(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -
         reuse.copy_shared_clusters,
         partial(refcounts.store_references, withheld=withheld),
         copied.set_copied_flags,
-        *snapshots.PLANNERS,
         *bitmaps.PLANNERS,
         marks.clear_marks,
     ]
@@ -79,11 +84,11 @@ def plan_repair(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -
 
 def _settle(draft: Draft, wanted: Wanted) -> None:
     """Withdraw a plan that can't be finished without losses; forget reasons that are past."""
-    worse = list(new_problems(draft))
-    if worse and not wanted.lossy:
-        codes = tuple(found.problem.code for found in draft.now.findings)
+    worse = [] if wanted.lossy else faults(draft)
+    if worse:
+        codes = tuple(found.problem.code for found in draft.before.findings)
         draft.withdraw()
-        why = f"a repair without losses would not come out even ({worse[0]})"
+        why = f"a repair without losses does not come out even, so it was dropped: {worse[0]}"
         draft.leave("unfinished", Left(codes, why, "--lossy"))
     if not draft.found(refcounts_found.LEAKED, refcounts_found.TOO_HIGH):
         draft.left.pop("leaks", None)

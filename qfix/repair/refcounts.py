@@ -10,7 +10,7 @@ from qfix.arrays import AnyArray, BoolArray, IntArray, pack_refcounts, runs, unp
 from qfix.change.draft import LOST, SUSPECT, Change, Left
 from qfix.problems import header, refcounts
 from qfix.recount.tally import CLASH
-from qfix.repair.doubt import NEVER, led_astray, lost_tables
+from qfix.repair.doubt import is_hopeless, led_astray, lost_tables
 from qfix.repair.owners import may_write
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _may_free(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -> 
     kept = _were_withheld(draft, withheld)
     if not lost and not astray and not kept:
         return True
-    if wanted.lossy and not draft.found(*NEVER):
+    if wanted.lossy and not is_hopeless(draft):
         for found in lost:
             _give_up(draft, found)
         leaks = draft.now.find(refcounts.LEAKED)
@@ -82,7 +82,7 @@ def _may_free(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -> 
         for row in found.rows():
             for layer, start, length in row.get("guests", ()):
                 draft.tell(SUSPECT, layer, np.array([start]), np.array([length]))
-    draft.leave("leaks", Left(codes, why, "" if draft.found(*NEVER) else "--lossy"))
+    draft.leave("leaks", Left(codes, why, "" if is_hopeless(draft) else "--lossy"))
     return False
 
 
@@ -96,21 +96,29 @@ def _give_up(draft: Draft, found: Findings) -> None:
 
 
 def _withhold(draft: Draft) -> None:
-    found = draft.now.find(refcounts.LEAKED)
-    if found is not None:
-        rows = list(found.rows(MOST_WITHHELD))
-        draft.withheld = [(row["first"], row["count"]) for row in rows]
+    draft.withheld = [
+        (row["first"], row["count"])
+        for found in _too_high(draft)
+        for row in found.rows(MOST_WITHHELD)
+    ]
+
+
+def _too_high(draft: Draft) -> list[Findings]:
+    kinds = (refcounts.LEAKED, refcounts.TOO_HIGH)
+    return [found for kind in kinds if (found := draft.now.find(kind)) is not None]
 
 
 def _were_withheld(draft: Draft, withheld: list[tuple[int, int]]) -> bool:
-    """Tell whether some of the leaked clusters were kept by an earlier repair."""
-    found = draft.now.find(refcounts.LEAKED)
-    if found is None or not withheld:
+    """Tell whether some of the refcounts that are too high were kept by an earlier repair."""
+    if not withheld:
         return False
     first, count = np.array(sorted(withheld)).T
-    starts = np.asarray(found.first)
-    at = np.searchsorted(first, starts + np.asarray(found.count) - 1, "right") - 1
-    return bool(((at >= 0) & ((first + count)[at] > starts)).any())
+    for found in _too_high(draft):
+        starts = np.asarray(found.first)
+        at = np.searchsorted(first, starts + np.asarray(found.count) - 1, "right") - 1
+        if ((at >= 0) & ((first + count)[at] > starts)).any():
+            return True
+    return False
 
 
 def _to_change(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qfix.arrays import NO_INTS, IntArray, Words, pack_refcounts, unpack_refcounts
+from qfix.arrays import NO_INTS, IntArray, Words, pack_refcounts, spread, unpack_refcounts
 from qfix.change.allocate import NoRoomError, allocate, allocate_each, can_grow
 from qfix.change.draft import Change, Left
 from qfix.layout.header import MAX_REFCOUNT_TABLE_BYTES
@@ -58,8 +58,9 @@ def rebuild_refcount_structure(draft: Draft, wanted: Wanted) -> bool:
     """
     if not wanted.errors or draft.found(header.REFCOUNT_ORDER):
         return False
-    clashing = _table_clashes(draft)
-    if not clashing and not draft.found(*TABLE_UNFIT, *BLOCKS_UNFIT):
+    clashing = _clashes(draft, Kind.REFCOUNT_TABLE)
+    unfit = clashing or _clashes(draft, Kind.REFCOUNT_BLOCK)
+    if not unfit and not draft.found(*TABLE_UNFIT, *BLOCKS_UNFIT):
         return False
     kept = _what_stays(draft, wanted, table_stays=not clashing and not draft.found(*TABLE_UNFIT))
     if kept is None:
@@ -71,18 +72,13 @@ def rebuild_refcount_structure(draft: Draft, wanted: Wanted) -> bool:
         return False
 
 
-def _table_clashes(draft: Draft) -> bool:
-    """Tell whether the refcount table shares a cluster with something."""
+def _clashes(draft: Draft, wanted: Kind) -> bool:
+    """Tell whether the refcount table, or one of its blocks, shares a cluster with something."""
     first, count, kind, _ = draft.made.tally.extents()
     owners = real_owners(draft)
-    return any(
-        bool((owners[low : low + units] & CLASH).any())
-        for low, units in zip(
-            first[kind == Kind.REFCOUNT_TABLE].tolist(),
-            count[kind == Kind.REFCOUNT_TABLE].tolist(),
-            strict=True,
-        )
-    )
+    clusters = spread(first[kind == wanted], count[kind == wanted])
+    clusters = clusters[clusters < owners.size]
+    return bool((owners[clusters] & CLASH).any())
 
 
 def _what_stays(draft: Draft, wanted: Wanted, *, table_stays: bool) -> Structure | None:

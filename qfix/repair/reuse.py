@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qfix.arrays import NO_INTS, AnyArray, BoolArray, IntArray, grouped, runs, spread
-from qfix.change.allocate import NoRoomError, allocate_each
+from qfix.change.allocate import NoRoomError, allocate, allocate_each
 from qfix.change.draft import SUSPECT, Change, Left
-from qfix.layout.tables import OFFSET_MASK
+from qfix.layout.tables import OFFSET_MASK, descriptor_bits
 from qfix.problems import tables
 from qfix.recount.batches import read_batches
 from qfix.recount.entries import decode
 from qfix.recount.tally import CLASH, METADATA
 from qfix.recount.walk import are_tables, headless_layers
-from qfix.repair.owners import real_owners
+from qfix.repair.owners import real_owners, sound_tables
 
 if TYPE_CHECKING:
     from qfix.change.draft import Draft
@@ -34,7 +34,8 @@ class Uses:
     """L2 entries that lead to clusters with several owners, as columns of equal length.
 
     `host` and `guest` are cluster numbers, `table` the byte offset of the L2 table, `index` the
-    entry in it. Compressed entries have a row for each host cluster that they touch.
+    entry in it. Compressed entries have a row for each host cluster that they touch; `first` is
+    the first of these, `span` how many there are.
     """
 
     host: IntArray
@@ -42,6 +43,8 @@ class Uses:
     table: IntArray
     index: IntArray
     compressed: BoolArray
+    first: IntArray
+    span: IntArray
 
     def part(self, chosen: BoolArray | IntArray) -> Uses:
         """Return some of the rows."""
@@ -54,9 +57,15 @@ def copy_shared_clusters(draft: Draft, wanted: Wanted) -> bool:
     Metadata keeps its cluster, the guest data on it moves. Both readers stay suspect: one of them
     has been reading, and perhaps writing, what belongs to the other.
     """
-    if not wanted.reuse or not draft.found(tables.REUSED, tables.DATA_ON_METADATA):
+    asked = wanted.reuse and draft.found(tables.REUSED, tables.DATA_ON_METADATA)
+    if not asked or draft.image.geometry.data_file:
         return False
     uses = _uses(draft)
+    return _move_compressed(draft, wanted, uses) or _move_standard(draft, wanted, uses)
+
+
+def _move_standard(draft: Draft, wanted: Wanted, uses: Uses) -> bool:
+    """Give standard entries that have to move copies of their clusters."""
     moving = _movers(draft, uses)
     if not moving.host.size:
         return False
@@ -71,7 +80,7 @@ def copy_shared_clusters(draft: Draft, wanted: Wanted) -> bool:
     except NoRoomError as error:
         draft.leave("room", Left((tables.REUSED.code,), str(error)))
         return False
-    copy_clusters(draft, pairs[:, 0], places)
+    copy_clusters(draft, pairs[:, 0], places, as_it_was=True)
     _lead_there(draft, moving, places[which.ravel()])
     _say(draft, pairs, places)
     for problem in (tables.REUSED, tables.DATA_ON_METADATA):
@@ -84,9 +93,10 @@ def _uses(draft: Draft) -> Uses:
     image, tally = draft.image, draft.made.tally
     geometry = image.geometry
     headless = headless_layers(image)
-    pieces: list[tuple[AnyArray, ...]] = [(NO_INTS,) * 4 + (np.zeros(0, np.bool_),)]
+    none = np.zeros(0, np.bool_)
+    pieces: list[tuple[AnyArray, ...]] = [(*(NO_INTS,) * 4, none, NO_INTS, NO_INTS)]
     room = MOST_USERS
-    for batch in read_batches(image, draft.made.tables):
+    for batch in read_batches(image, sound_tables(draft)):
         entries = decode(image, batch)
         real = are_tables(image, batch.tables, headless)[entries.row]
         aligned = entries.standard & (entries.offset % geometry.cluster_size == 0)
@@ -95,6 +105,7 @@ def _uses(draft: Draft) -> Uses:
         last = (entries.offset[at] + entries.length[at] - 1) >> geometry.cluster_bits
         count = np.clip(last - first + 1, 0, 3)
         at, host = np.repeat(at, count), spread(first, count)
+        first, count = np.repeat(first, count), np.repeat(count, count)
         inside = np.flatnonzero(host < tally.size)
         hit = inside[(tally.owners[host[inside]] & CLASH) != 0][:room]
         room -= hit.size
@@ -102,7 +113,8 @@ def _uses(draft: Draft) -> Uses:
         row = entries.row[at]
         guest = batch.tables.index[row] * geometry.l2_entries + entries.index[at]
         table = batch.tables.offset[row]
-        pieces.append((host[hit], guest, table, entries.index[at], entries.compressed[at]))
+        index, packed = entries.index[at], entries.compressed[at]
+        pieces.append((host[hit], guest, table, index, packed, first[hit], count[hit]))
     return Uses(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
 
 
@@ -117,6 +129,47 @@ def _movers(draft: Draft, uses: Uses) -> Uses:
     keeps = np.zeros(uses.host.size, np.bool_)
     keeps[order] = guest == keeper
     return uses.part(~uses.compressed & (metadata | packed | ~keeps))
+
+
+def _move_compressed(draft: Draft, wanted: Wanted, uses: Uses) -> bool:
+    """Give compressed clusters that lie on metadata copies of the clusters that they touch."""
+    at = np.flatnonzero(uses.compressed & np.isin(uses.host, _real_metadata(draft)))
+    if not at.size:
+        return False
+    keys = np.stack((uses.first[at], uses.span[at], uses.guest[at]), axis=1)
+    distinct, which = np.unique(keys, axis=0, return_inverse=True)
+    span = distinct[:, 1]
+    size = draft.image.geometry.cluster_size
+    if not fits(draft, int(span.sum()) * size, tables.DATA_ON_METADATA):
+        return False
+    try:
+        start = allocate(draft, int(span.sum()), anyway=wanted.lossy)
+    except NoRoomError as error:
+        draft.leave("room", Left((tables.DATA_ON_METADATA.code,), str(error)))
+        return False
+    places = start + np.cumsum(span) - span
+    copy_clusters(
+        draft, spread(distinct[:, 0], span), np.arange(start, start + span.sum()), as_it_was=True
+    )
+    moving = uses.part(at)
+    _shift_compressed(draft, moving, (places[which.ravel()] - moving.first) * size)
+    _say(draft, distinct[:, [0, 2]], places)
+    suspect(draft, tables.DATA_ON_METADATA)
+    return True
+
+
+def _shift_compressed(draft: Draft, moving: Uses, shift: IntArray) -> None:
+    """Move where compressed entries lead by *shift* bytes; their sectors stay as many."""
+    geometry = draft.image.geometry
+    mask = U((1 << descriptor_bits(geometry.cluster_bits)) - 1)
+    step = geometry.entry_size // 8
+    for table, at in grouped(moving.table):
+        words = np.frombuffer(draft.overlay.read(table, geometry.cluster_size), ">u8").copy()
+        index, first = np.unique(moving.index[at], return_index=True)
+        entry = words[index * step].astype(np.uint64)
+        place = ((entry & mask).astype(np.int64) + shift[at][first]).astype(np.uint64)
+        words[index * step] = (entry & ~mask) | place
+        draft.write(table, words.tobytes())
 
 
 def _real_metadata(draft: Draft) -> IntArray:
@@ -134,8 +187,13 @@ def fits(draft: Draft, size: int, problem: Problem) -> bool:
     return False
 
 
-def copy_clusters(draft: Draft, source: IntArray, target: IntArray) -> None:
-    """Plan copies of the clusters *source* at *target*."""
+def copy_clusters(
+    draft: Draft, source: IntArray, target: IntArray, *, as_it_was: bool = False
+) -> None:
+    """Plan copies of the clusters *source* at *target*.
+
+    With *as_it_was* they hold what the file has there, for the plan may have changed it since.
+    """
     bits, size = draft.image.geometry.cluster_bits, draft.image.geometry.cluster_size
     step = max(1, COPY_BYTES // size)
     buffer = memoryview(bytearray(step * size))
@@ -143,9 +201,24 @@ def copy_clusters(draft: Draft, source: IntArray, target: IntArray) -> None:
         part = source[start : start + step]
         view = buffer[: part.size * size]
         draft.overlay.read_each(view, (part << bits).tolist(), size)
+        if as_it_was:
+            _read_as_it_was(draft, view, part)
         first, count, at = runs(target[start : start + step])
         for low, units, place in zip(first.tolist(), count.tolist(), at.tolist(), strict=True):
             draft.write(low << bits, view[place * size : (place + units) * size])
+
+
+def _read_as_it_was(draft: Draft, view: memoryview, clusters: IntArray) -> None:
+    """Read the clusters that had an owner in the file from the file itself."""
+    before = draft.before.recount
+    if before is None:
+        return
+    bits, size = draft.image.geometry.cluster_bits, draft.image.geometry.cluster_size
+    inside = clusters < before.tally.size
+    owned = inside & (before.tally.owners[np.where(inside, clusters, 0)] != 0)
+    for at in np.flatnonzero(owned).tolist():
+        part = view[at * size : (at + 1) * size]
+        draft.overlay.base.read_each(part, [int(clusters[at]) << bits], size)
 
 
 def _lead_there(draft: Draft, moving: Uses, places: IntArray) -> None:

@@ -12,7 +12,7 @@ from qfix.layout.tables import ENTRY_SIZE
 from qfix.recount.batches import read_batches
 from qfix.recount.entries import decode
 from qfix.recount.walk import are_tables, headless_layers
-from qfix.repair.owners import may_write
+from qfix.repair.owners import may_write, sound_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -135,11 +135,13 @@ def rewrite_l1(
 ) -> bool:
     """Plan new values for the L1 entries in the rows *at* of the recount's; True if any could be.
 
-    Entries whose L1 table shares its clusters with something else are not written.
+    Entries whose L1 table shares its clusters with something else are not written, nor are those
+    of a damaged snapshot.
     """
     entries, geometry = draft.made.entries, draft.image.geometry
     place = entries.position(at)
     fit = may_write(draft, place >> geometry.cluster_bits) & (entries.places[entries.layer[at]] > 0)
+    fit &= sound_entries(draft)[at]
     at, entry, place = at[fit], entry[fit], place[fit]
     if not at.size:
         return False

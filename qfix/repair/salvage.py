@@ -35,20 +35,35 @@ class Found(NamedTuple):
     extra: int
     whole: bool = True
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it is as it was."""
+        return self.whole and self.stated == self.extra
 
-def salvage(draft: Draft) -> list[Found]:
-    """Return the entries that can be read, no more than the header tells of."""
-    head = draft.image.header
-    count = min(head.nb_snapshots, MAX_SNAPSHOTS)
-    inside = draft.image.geometry.file_length - head.snapshots_offset
+    @property
+    def identity(self) -> tuple[SnapshotEntry, bytes]:
+        """The fixed part of the entry, and the id."""
+        fixed = SnapshotEntry.decode(self.raw)
+        start = FIXED + fixed.extra_data_size
+        return fixed, self.raw[start : start + fixed.id_str_size]
+
+
+def salvage(
+    draft: Draft, base: int, gaps: int = MOST_GAPS, count: int | None = None
+) -> list[Found]:
+    """Return the entries that can be read of the table at *base*, as many as the header says.
+
+    Or *count* of them; up to *gaps* times what can't be read is left out.
+    """
+    count = min(draft.image.header.nb_snapshots if count is None else count, MAX_SNAPSHOTS)
+    inside = draft.image.geometry.file_length - base
     found: list[Found] = []
     position: int | None = 0
-    gaps = 0
-    while len(found) < count and position is not None and gaps < MOST_GAPS:
-        entry = _entry(draft, position, inside)
+    while len(found) < count and position is not None:
+        entry = _entry(draft, base, position, inside)
         if entry is None:
-            position = _next_entry(draft, position + STEP, inside)
-            gaps += 1
+            gaps -= 1
+            position = _next_entry(draft, base, position + STEP, inside) if gaps >= 0 else None
             continue
         found.append(entry)
         behind = position + len(entry.raw)
@@ -67,9 +82,9 @@ def is_plausible(draft: Draft, entry: SnapshotEntry, id_str: bytes) -> bool:
     return bool(id_str) and is_text(id_str) and aligned and inside
 
 
-def _entry(draft: Draft, position: int, inside: int) -> Found | None:
+def _entry(draft: Draft, table: int, position: int, inside: int) -> Found | None:
     """Return the entry at *position*, with the length of extra data that makes it one."""
-    base = draft.image.header.snapshots_offset + position
+    base = table + position
     raw = draft.overlay.read(base, FIXED)
     if not any(raw) or position + FIXED > inside:
         return None
@@ -98,9 +113,8 @@ def _has_names(draft: Draft, base: int, entry: SnapshotEntry, extra: int) -> boo
     return bool(id_str) and is_text(id_str) and is_text(name)
 
 
-def _next_entry(draft: Draft, start: int, inside: int) -> int | None:
+def _next_entry(draft: Draft, base: int, start: int, inside: int) -> int | None:
     """Return where an entry stands behind one that can't be read, None where none does."""
-    base = draft.image.header.snapshots_offset
     for position in _places(start, inside):
         entry = SnapshotEntry.decode(draft.overlay.read(base + position, FIXED))
         if entry.extra_data_size <= MAX_EXTRA:

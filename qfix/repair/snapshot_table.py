@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qfix.layout.header import MAX_FILE_OFFSET
 from qfix.layout.snapshots import SnapshotEntry
+from qfix.problems import snapshots as problems
 from qfix.repair.fields import make_room, set_field
 
 if TYPE_CHECKING:
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
     from qfix.change.draft import Draft
     from qfix.layout.snapshots import Snapshot
     from qfix.problems import Problem
+
+NO_TABLE = (problems.TABLE_UNALIGNED, problems.TABLE_OUTSIDE, problems.WITH_DATA_FILE)
+UNREADABLE = (problems.OVERRUN, problems.EXTRA_TOO_LARGE)
+DAMAGED = (
+    problems.L1_UNALIGNED,
+    problems.L1_TOO_LARGE,
+    problems.L1_OUTSIDE,
+    problems.L1_EMPTY,
+    problems.PHANTOM,
+)
 
 
 def raw_entry(draft: Draft, item: Snapshot) -> bytes:
@@ -63,3 +74,11 @@ def _begins(draft: Draft, offset: int, table: bytes) -> bool:
     if offset % draft.image.geometry.cluster_size or end > min(draft.overlay.size, MAX_FILE_OFFSET):
         return False
     return draft.overlay.read(offset, len(table)) == table
+
+
+def drop_snapshot(draft: Draft, layer: int, name: str) -> None:
+    """Say that a snapshot is given up, also one that was not seen in the file."""
+    if layer < len(draft.layers):
+        draft.drop_layer(layer, name)
+    else:
+        draft.dropped.append(name)

@@ -4,35 +4,60 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qfix.change.allocate import NoRoomError
 from qfix.change.draft import Change
 from qfix.checks.snapshots import title
 from qfix.image import printable
-from qfix.layout.snapshots import MAX_EXTRA, NO_ICOUNT, SnapshotEntry
+from qfix.layout.snapshots import MAX_EXTRA
 from qfix.problems import snapshots as problems
 from qfix.problems import tables
-from qfix.recount.tally import CLASH, COMPRESSED, DATA
+from qfix.repair import snapshot_entries
 from qfix.repair.fields import TABLES, is_asked, note, refuse, reveal, set_field
+from qfix.repair.owners import may_write
 from qfix.repair.salvage import FIXED, Found, is_plausible, salvage
-from qfix.repair.snapshot_table import raw_entry, rewrite_table
+from qfix.repair.search import find_snapshot_table, find_snapshots
+from qfix.repair.snapshot_table import DAMAGED, NO_TABLE, UNREADABLE, drop_snapshot, rewrite_table
 
 if TYPE_CHECKING:
     from qfix.change.draft import Draft
-    from qfix.layout.snapshots import Snapshot
-    from qfix.problems import Problem
     from qfix.repair.wanted import Wanted
 
-NO_TABLE = (problems.TABLE_UNALIGNED, problems.TABLE_OUTSIDE, problems.WITH_DATA_FILE)
-UNREADABLE = (problems.OVERRUN, problems.EXTRA_TOO_LARGE)
-DAMAGED = (
-    problems.L1_UNALIGNED,
-    problems.L1_TOO_LARGE,
-    problems.L1_OUTSIDE,
-    problems.L1_EMPTY,
-    problems.PHANTOM,
-)
 EXTRA_AT = FIXED - 4
-DISK_SIZE = slice(8, 16)
+
+
+def find_table(draft: Draft, wanted: Wanted) -> bool:
+    """Let the header lead to a lost table of just as many snapshots as it tells of."""
+    lost = (problems.TABLE_UNALIGNED, problems.TABLE_OUTSIDE)
+    if not is_asked(draft, wanted.all or wanted.lossy, *lost):
+        return False
+    offset = find_snapshot_table(draft)
+    if offset is None:
+        return False
+    code = next(problem.code for problem in lost if draft.found(problem))
+    count = draft.image.header.nb_snapshots
+    why = f"the table of {count} snapshots stands there, in a leaked cluster"
+    set_field(draft, "snapshots_offset", offset, code, why)
+    del draft.layers[1:]
+    reveal(draft, "S", *TABLES)
+    return True
+
+
+def find_snapshots_again(draft: Draft, wanted: Wanted) -> bool:
+    """Let the header tell of snapshots that lost L1 tables are the tables of."""
+    if not is_asked(draft, wanted.all or wanted.lossy, tables.LOST_L1):
+        return False
+    unsure = draft.found(*NO_TABLE[1:], *UNREADABLE, *DAMAGED, problems.TOO_MANY)
+    found = None if unsure or draft.image.geometry.data_file else find_snapshots(draft)
+    if found is None:
+        return False
+    code = tables.LOST_L1.code
+    why = "there are entries of the snapshot table for lost L1 tables"
+    set_field(draft, "snapshots_offset", found[0], code, why)
+    set_field(draft, "nb_snapshots", found[1], code, why)
+    reveal(draft, "S", *TABLES)
+    return True
 
 
 def drop_table(draft: Draft, wanted: Wanted) -> bool:
@@ -52,7 +77,7 @@ def drop_table(draft: Draft, wanted: Wanted) -> bool:
         return refuse(draft, wanted, code, why)
     if count and draft.found(problems.WITH_DATA_FILE) and not draft.found(*NO_TABLE[:2]):
         for item in draft.image.snapshots:
-            _drop(draft, item.index + 1, title(item))
+            drop_snapshot(draft, item.index + 1, title(item))
         draft.layers_dropped()
     else:
         del draft.layers[1:]
@@ -60,14 +85,6 @@ def drop_table(draft: Draft, wanted: Wanted) -> bool:
     why = "all snapshots are given up" if count else "there are no snapshots"
     rewrite_table(draft, [], code, why, lossy=costs)
     return True
-
-
-def _drop(draft: Draft, layer: int, name: str) -> None:
-    """Say that a snapshot is given up, also one that was not seen in the file."""
-    if layer < len(draft.layers):
-        draft.drop_layer(layer, name)
-    else:
-        draft.dropped.append(name)
 
 
 def trim_count(draft: Draft, wanted: Wanted) -> bool:
@@ -80,7 +97,7 @@ def trim_count(draft: Draft, wanted: Wanted) -> bool:
     sound = [item.index for item in items if is_plausible(draft, item.entry, item.id_str)]
     count = sound[-1] + 1 if sound else 0
     if draft.found(*UNREADABLE):
-        count = max(count, len(salvage(draft)))
+        count = max(count, len(salvage(draft, draft.image.header.snapshots_offset)))
     if not wanted.lossy:
         why = f"{count} entries look like snapshots; any behind them would be given up"
         return refuse(draft, wanted, code, why)
@@ -102,11 +119,11 @@ def mend_entry_lengths(draft: Draft, wanted: Wanted) -> bool:
     if draft.found(*NO_TABLE, problems.TOO_MANY):
         return False
     code = next(problem.code for problem in UNREADABLE if draft.found(problem))
-    found = salvage(draft)
+    found = salvage(draft, draft.image.header.snapshots_offset)
     count = draft.image.header.nb_snapshots
     plain = [entry for entry in found if entry.stated != entry.extra and entry.whole]
     sure = len(found) == count and all(
-        entry.whole and is_plausible(draft, *_id_of(entry)) for entry in found
+        entry.whole and is_plausible(draft, *entry.identity) for entry in found
     )
     if plain and (sure or wanted.lossy) and _write_lengths(draft, code, plain, lossy=not sure):
         _keep_layers(draft, found)
@@ -117,20 +134,12 @@ def mend_entry_lengths(draft: Draft, wanted: Wanted) -> bool:
     return _write_found(draft, wanted, code, found)
 
 
-def _id_of(entry: Found) -> tuple[SnapshotEntry, bytes]:
-    """Return the fixed part of an entry that was salvaged, and its id."""
-    fixed = SnapshotEntry.decode(entry.raw)
-    start = FIXED + fixed.extra_data_size
-    return fixed, entry.raw[start : start + fixed.id_str_size]
-
-
 def _write_lengths(draft: Draft, code: str, entries: list[Found], *, lossy: bool) -> bool:
     """Write lengths of extra data where the entries stand; False where that is not allowed."""
     base, bits = draft.image.header.snapshots_offset, draft.image.geometry.cluster_bits
     places = [base + entry.position + EXTRA_AT for entry in entries]
     clusters = {(place + at) >> bits for place in places for at in (0, 3)}
-    owners = draft.made.tally.owners
-    if any(owners[cluster] & (DATA | COMPRESSED | CLASH) for cluster in clusters):
+    if not may_write(draft, np.array(sorted(clusters))).all():
         return False
     for entry, place in zip(entries, places, strict=True):
         draft.write(place, entry.extra.to_bytes(4, "big"))
@@ -157,7 +166,7 @@ def _keep_layers(draft: Draft, found: list[Found]) -> None:
 def _write_found(draft: Draft, wanted: Wanted, code: str, found: list[Found]) -> bool:
     """Plan a table of the entries that could be read."""
     why = f"a table of the {len(found)} entries that can be read"
-    sound = all(is_plausible(draft, *_id_of(entry)) for entry in found)
+    sound = all(is_plausible(draft, *entry.identity) for entry in found)
     mended = (problems.OVERRUN,) if sound else ()
     lost = draft.image.header.nb_snapshots - len(found)
     raws = [entry.raw for entry in found]
@@ -167,7 +176,7 @@ def _write_found(draft: Draft, wanted: Wanted, code: str, found: list[Found]) ->
         return refuse(draft, wanted, code, str(error))
     for entry in found:
         if not entry.whole:
-            name = printable(_id_of(entry)[1])
+            name = printable(entry.identity[1])
             text = f"extra data of snapshot {name}: what a newer program put there is cut off"
             note(draft, Change(code, text, None, 1, str(entry.extra), str(MAX_EXTRA), lossy=True))
     _keep_layers(draft, found)
@@ -177,113 +186,11 @@ def _write_found(draft: Draft, wanted: Wanted, code: str, found: list[Found]) ->
     return True
 
 
-def drop_damaged_entries(draft: Draft, wanted: Wanted) -> bool:
-    """Give up the entries that lead to no L1 table, and those that are nothing but zeros."""
-    if not is_asked(draft, wanted.all or wanted.lossy, *DAMAGED):
-        return False
-    if draft.found(*NO_TABLE, *UNREADABLE, problems.TOO_MANY):
-        return False
-    codes = _damaged(draft)
-    first = codes[min(codes)]
-    if not wanted.lossy:
-        why = f"{len(codes)} entries of the snapshot table would be given up"
-        return refuse(draft, wanted, first, why)
-    items = draft.image.snapshots
-    kept = [raw_entry(draft, item) for item in items if item.index not in codes]
-    why = f"{len(kept)} of {len(items)} entries are sound"
-    try:
-        rewrite_table(draft, kept, first, why, problems.L1_OUTSIDE, lossy=True)
-    except NoRoomError as error:
-        return refuse(draft, wanted, first, str(error))
-    for index, code in codes.items():
-        _give_up(draft, items[index], code)
-    draft.layers_dropped()
-    return True
-
-
-def _damaged(draft: Draft) -> dict[int, str]:
-    """Return the indexes of the entries that are damaged, and what says so."""
-    codes: dict[int, str] = {}
-    for problem in DAMAGED:
-        found = draft.now.find(problem)
-        for row in found.rows() if found else ():
-            for index in range(row["first"], row["first"] + row["count"]):
-                codes.setdefault(index, problem.code)
-    return dict(sorted(codes.items()))
-
-
-def _give_up(draft: Draft, item: Snapshot, code: str) -> None:
-    if code == problems.PHANTOM.code:
-        if item.index + 1 < len(draft.layers):
-            draft.layers[item.index + 1] = -1
-        text = f"snapshot table entry {item.index}, all zeros, is left out"
-    else:
-        _drop(draft, item.index + 1, title(item))
-        text = f"snapshot {title(item)} is given up"
-    note(draft, Change(code, text, item.offset, lossy=True))
-
-
-def complete_entries(draft: Draft, wanted: Wanted) -> bool:
-    """Give entries the extra data that they lack, and disk sizes that their L1 tables can hold."""
-    short = is_asked(draft, wanted.all, problems.EXTRA_TOO_SMALL)
-    sized = is_asked(draft, wanted.all or wanted.lossy, problems.DISK_SIZE)
-    if draft.found(*NO_TABLE, *UNREADABLE, problems.TOO_MANY):
-        return False
-    if sized and not wanted.lossy:
-        why = "the right disk size of a snapshot can only be guessed"
-        sized = refuse(draft, wanted, problems.DISK_SIZE.code, why)
-    lacking = _rows(draft, problems.EXTRA_TOO_SMALL) if short else set()
-    misfit = _rows(draft, problems.DISK_SIZE) if sized else set()
-    if not lacking and not misfit:
-        return False
-    code = (problems.EXTRA_TOO_SMALL if lacking else problems.DISK_SIZE).code
-    raws = []
-    changes = []
-    for item in draft.image.snapshots:
-        raw = raw_entry(draft, item)
-        if item.index in lacking | misfit:
-            raw, change = _completed(draft, item, raw, guessed=item.index in misfit)
-            changes.append(change)
-        raws.append(raw)
-    try:
-        rewrite_table(draft, raws, code, "a table of whole entries", lossy=not lacking)
-    except NoRoomError as error:
-        return refuse(draft, wanted, code, str(error))
-    for change in changes:
-        note(draft, change)
-    return True
-
-
-def _rows(draft: Draft, problem: Problem) -> set[int]:
-    found = draft.now.find(problem)
-    return {row["first"] for row in found.rows()} if found else set()
-
-
-def _completed(draft: Draft, item: Snapshot, raw: bytes, *, guessed: bool) -> tuple[bytes, Change]:
-    """Return an entry with a VM state size, a disk size and an instruction count; and the change.
-
-    The disk size is that of the active layer where the L1 table has room for it.
-    """
-    reach = draft.image.geometry.bytes_per_l1_entry
-    size = draft.image.header.size
-    most = item.entry.l1_size * reach
-    size = size if 0 < size <= most or not most else most
-    end = FIXED + item.entry.extra_data_size
-    extra = bytearray(raw[FIXED:end])
-    if len(extra) < 8:
-        extra[:] = item.entry.vm_state_size.to_bytes(8, "big")
-    if len(extra) < DISK_SIZE.stop or guessed:
-        extra[DISK_SIZE] = size.to_bytes(8, "big")
-    if len(extra) < DISK_SIZE.stop + 8:
-        extra[DISK_SIZE.stop :] = NO_ICOUNT.to_bytes(8, "big")
-    whole = raw[:EXTRA_AT] + len(extra).to_bytes(4, "big") + extra + raw[end:]
-    if guessed:
-        text = f"disk size of snapshot {title(item)}, a guess"
-        change = (problems.DISK_SIZE.code, text, item.offset, 1, str(item.disk_size), str(size))
-        return whole, Change(*change, lossy=True)
-    text = f"extra data of snapshot {title(item)}: disk size {size}, no instruction count"
-    old, new = f"{item.entry.extra_data_size} bytes", f"{len(extra)} bytes"
-    return whole, Change(problems.EXTRA_TOO_SMALL.code, text, item.offset, 1, old, new)
-
-
-PLANNERS = (drop_table, trim_count, mend_entry_lengths, drop_damaged_entries, complete_entries)
+PLANNERS = (
+    find_table,
+    find_snapshots_again,
+    drop_table,
+    trim_count,
+    mend_entry_lengths,
+    *snapshot_entries.PLANNERS,
+)

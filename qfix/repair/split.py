@@ -13,6 +13,7 @@ from qfix.layout.tables import ENTRY_SIZE, OFFSET_MASK
 from qfix.problems import tables
 from qfix.recount.tally import Kind
 from qfix.repair.headers import set_field
+from qfix.repair.owners import damaged_layers, sound_entries
 from qfix.repair.reuse import copy_clusters, fits, suspect
 from qfix.repair.rewrite import rewrite_l1
 
@@ -44,7 +45,8 @@ def split_l2_tables(draft: Draft, wanted: Wanted) -> bool:
     if not wanted.reuse or not draft.found(tables.L1_SAME_TABLE):
         return False
     entries, geometry = draft.made.entries, draft.image.geometry
-    sound = (entries.target > 0) & (entries.target % geometry.cluster_size == 0)
+    sound = sound_entries(draft) & (entries.target > 0)
+    sound &= entries.target % geometry.cluster_size == 0
     sound &= entries.target < geometry.file_length
     rows = np.flatnonzero(sound)
     order = np.lexsort((entries.index[rows], entries.layer[rows], entries.target[rows]))
@@ -78,7 +80,10 @@ def _move_tables(draft: Draft, wanted: Wanted, rows: IntArray, problem: Problem)
 
 
 def part_metadata(draft: Draft, wanted: Wanted) -> bool:
-    """Move tables off the clusters of other metadata; what they hold stays as it is."""
+    """Move tables off the clusters of other metadata; what they hold stays as it is.
+
+    What is said to be on the header is nowhere, and is not moved.
+    """
     if not wanted.reuse or not draft.found(tables.METADATA_ON_METADATA):
         return False
     host, kind, which = metadata_owners(draft.made, clashes(draft.made))
@@ -88,10 +93,11 @@ def part_metadata(draft: Draft, wanted: Wanted) -> bool:
     for start, end in zip(starts[:MOST_MOVED].tolist(), ends[:MOST_MOVED].tolist(), strict=True):
         owners = [(Kind(int(kind[at])), int(which[at])) for at in range(start, end)]
         owners.sort(key=lambda owner: (STAYS_BEFORE.index(owner[0]), owner[1]))
-        moved.update(owners[1:])
+        moved.update(owner for owner in owners[1:] if owners[0][0] is not Kind.HEADER)
     planned = _move_l2(draft, wanted, [place for of, place in moved if of is Kind.L2_TABLE])
+    damaged = damaged_layers(draft)
     for of, number in sorted(moved):
-        if of in (Kind.L1_TABLE, Kind.SNAPSHOT_TABLE):
+        if of is Kind.SNAPSHOT_TABLE or (of is Kind.L1_TABLE and number not in damaged):
             planned |= _move_whole(draft, wanted, Kind(of), number)
     return planned
 

@@ -1,0 +1,141 @@
+"""Whether the header lets the tables be read for what they are; if not, nothing is changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qfix.change.draft import Left
+from qfix.layout.header import MIN_EXTENDED_CLUSTER_BITS
+from qfix.layout.tables import COMPRESSED, L2_RESERVED, OFFSET_MASK
+from qfix.problems import header, refcounts, tables
+from qfix.recount.batches import read_batches
+
+if TYPE_CHECKING:
+    from qfix.arrays import Words
+    from qfix.change.draft import Draft
+    from qfix.image import Image
+    from qfix.problems import Findings
+
+U = np.uint64
+CONTRADICTORY = (header.VERSION_2_FIELDS, header.SUBCLUSTER_SIZE)
+ODD = (
+    tables.L1_RESERVED_BITS,
+    tables.L1_UNALIGNED,
+    tables.L2_RESERVED_BITS,
+    tables.L2_UNALIGNED,
+    tables.SUBCLUSTERS_CONTRADICT,
+    tables.SUBCLUSTERS_WITHOUT_CLUSTER,
+    tables.DATA_FILE_OFFSET,
+    tables.COMPRESSED_DATA_FILE,
+)
+"""What most entries have where tables are read by a wrong cluster size or a wrong feature bit."""
+FEWEST_ODD = 4
+BELIEVED = 0.5
+
+
+def reason_to_keep_off(draft: Draft) -> Left | None:
+    """Return why no table of the image may be changed, None where nothing speaks against it."""
+    codes = tuple(problem.code for problem in CONTRADICTORY if draft.found(problem))
+    if codes:
+        why = "the header contradicts itself, so the tables may be misread: nothing is changed"
+        return Left(codes, why)
+    head, geometry = draft.image.header, draft.image.geometry
+    offset = head.l1_table_offset
+    if offset % geometry.cluster_size or not 0 < offset < geometry.file_length:
+        codes = tuple(
+            problem.code
+            for problem in (header.L1_OFFSET, header.L1_OUTSIDE)
+            if draft.found(problem)
+        )
+        if codes:
+            why = (
+                "the active L1 table can't be found, and with it all of the guest's data: nothing"
+                " is changed before the header leads to it again"
+            )
+            return Left(codes, why)
+    why = _contradiction(draft)
+    return (
+        Left(tuple(problem.code for problem in ODD if draft.found(problem)), why) if why else None
+    )
+
+
+def _contradiction(draft: Draft) -> str:
+    """Return what speaks against a feature bit or the cluster size, empty if nothing does."""
+    image = draft.image
+    if image.geometry.extended and _bitmaps_are_entries(image, draft):
+        return "the extended L2 bit is set, but the tables are made of plain entries"
+    if not image.geometry.extended and _entries_are_bitmaps(draft):
+        return "the extended L2 bit is clear, but every other entry is a subcluster bitmap"
+    if image.data_file_name is not None and not image.geometry.data_file:
+        return "the header names a data file, but the data file bit is clear: one of them is wrong"
+    if draft.found(tables.DATA_FILE_OFFSET) and draft.found(refcounts.LEAKED):
+        return "the data file bit is set, but the tables lead to clusters of this file"
+    if _most_entries_are_odd(draft):
+        return (
+            "most refcounts and most entries are impossible: the cluster size or a feature bit of"
+            " the header is probably wrong, so nothing is changed"
+        )
+    return ""
+
+
+def _most_entries_are_odd(draft: Draft) -> bool:
+    """Tell whether neither refcounts nor the active layer's entries make sense."""
+    odd = sum(_active_units(item) for item in draft.now.findings if item.problem in ODD)
+    counts = draft.made.tally.statistics
+    kinds = (counts.l1[0], counts.l2[0])
+    used = sum(kind.used + kind.unaligned + kind.invalid + kind.compressed for kind in kinds)
+    return odd >= FEWEST_ODD and 2 * odd >= used and _agreement(draft) < BELIEVED
+
+
+def _active_units(found: Findings) -> int:
+    layer = found.facts.get("layer")
+    if layer is None:
+        return found.units
+    return int((np.asarray(found.count) * (np.asarray(layer) == 0)).sum())
+
+
+def _agreement(draft: Draft) -> float:
+    """Return the share of the clusters that are counted as in use whose refcount is right."""
+    right = total = 0
+    for chunk in draft.made.stored.chunks(draft.made.tally):
+        stored = chunk.counted if chunk.stored is None else chunk.stored
+        used = chunk.counted > 0
+        total += int(used.sum())
+        right += int((used & (stored == chunk.counted)).sum())
+    return right / total if total else 1.0
+
+
+def _entries_are_bitmaps(draft: Draft) -> bool:
+    """Tell whether every second entry of the L2 tables makes no sense as one, and no other."""
+    image = draft.image
+    if image.header.version < 3 or image.header.cluster_bits < MIN_EXTENDED_CLUSTER_BITS:
+        return False
+    if not draft.found(tables.L2_UNALIGNED):
+        return False
+    odd = odd_sound = even = even_sound = 0
+    for batch in read_batches(image, draft.made.tables):
+        second, first = batch.entries[:, 1::2], batch.entries[:, 0::2]
+        odd, odd_sound = odd + int(np.count_nonzero(second)), odd_sound + _sound(image, second)
+        even, even_sound = even + int(np.count_nonzero(first)), even_sound + _sound(image, first)
+    return odd > 1 and 4 * odd_sound < odd and 2 * even_sound > even
+
+
+def _sound(image: Image, words: Words) -> int:
+    """Return how many words are entries that lead to a cluster of the file, or compressed."""
+    offset = (words & U(OFFSET_MASK)).astype(np.int64)
+    sound = ((words & U(L2_RESERVED | 1)) == 0) & (offset > 0)
+    sound &= (offset % image.geometry.cluster_size == 0) & (offset < image.geometry.file_length)
+    return int((sound | ((words & U(COMPRESSED)) != 0)).sum())
+
+
+def _bitmaps_are_entries(image: Image, draft: Draft) -> bool:
+    """Tell whether what would be subcluster bitmaps are entries that lead to clusters."""
+    like = total = 0
+    for batch in read_batches(image, draft.made.tables):
+        if batch.bitmaps is None:
+            return False
+        words = batch.bitmaps[batch.bitmaps != 0]
+        like, total = like + _sound(image, words & U(COMPRESSED - 1)), total + words.size
+    return total > 0 and 2 * like > total
