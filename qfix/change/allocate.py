@@ -9,6 +9,8 @@ import numpy as np
 from qfix.arrays import NO_INTS
 from qfix.errors import QfixError, Status
 from qfix.problems import bitmaps, extensions, header, snapshots, tables
+from qfix.recount.batches import read_batches
+from qfix.recount.entries import decode
 
 if TYPE_CHECKING:
     from qfix.arrays import IntArray
@@ -32,6 +34,7 @@ DANGLING = (
 
 
 MOST_LOOKED_AT = 64 << 20
+MOST_SKIPPED = 1 << 30
 
 
 class NoRoomError(QfixError):
@@ -45,16 +48,24 @@ def can_grow(draft: Draft) -> bool:
     return not draft.overlay.fixed and not draft.found(*DANGLING)
 
 
+def next_cluster(draft: Draft) -> int:
+    """Return the first cluster behind the end of the file that nothing reaches into."""
+    return max(draft.image.geometry.clusters(draft.overlay.size), draft.made.tally.size)
+
+
 def allocate(draft: Draft, count: int, *, anyway: bool = False) -> int:
     """Return the first of *count* clusters in a row that nothing uses; raises NoRoomError.
 
     They are behind the end of the file where it can grow, for nothing that may be somebody's data
-    is there; *anyway* says that whatever leads behind the end is mended in the same round.
+    is there; *anyway* says that whatever leads behind the end is mended in the same round, and
+    that they are to be behind that.
     Otherwise they are free ones, by refcount and by references.
     """
     geometry = draft.image.geometry
     if not draft.overlay.fixed and (anyway or can_grow(draft)):
-        first = geometry.clusters(draft.overlay.size)
+        first = next_cluster(draft)
+        if not can_grow(draft):
+            first = max(first, _behind_dangling(draft))
         draft.overlay.grow((first + count) << geometry.cluster_bits)
         return first
     free = free_clusters(draft)
@@ -66,6 +77,23 @@ def allocate(draft: Draft, count: int, *, anyway: bool = False) -> int:
             draft.taken.update(range(first, first + count))
             return first
     raise _no_room(draft, f"{count} free clusters in a row")
+
+
+def _behind_dangling(draft: Draft) -> int:
+    """Return the cluster behind all that entries lead to not far behind the end of the file."""
+    image, made = draft.image, draft.made
+    geometry = image.geometry
+    ends = [0]
+    limit = geometry.file_length + MOST_SKIPPED
+    target = made.entries.target
+    outside = target[(target >= geometry.file_length) & (target < limit)]
+    ends.append(int(outside.max(initial=0)) + geometry.cluster_size - 1)
+    for batch in read_batches(image, made.tables):
+        entries = decode(image, batch)
+        last = entries.offset + entries.length - 1
+        far = last[(last >= geometry.file_length) & (last < limit)]
+        ends.append(int(far.max(initial=0)))
+    return (max(ends) >> geometry.cluster_bits) + 1
 
 
 def _no_room(draft: Draft, what: str) -> NoRoomError:

@@ -62,7 +62,8 @@ class Draft:
     `layers` gives for each layer of the overlay that of the file; `dropped` are the snapshots
     (their titles) that are given up, `withheld` the runs of leaked clusters that are not freed;
     findings of the codes in `expected` are what the user asked for;
-    `owners` is kept by who needs it until the next examination.
+    `owners` and `bogus` are kept by who needs them until the
+    next examination. `lossy` says that something may be given up.
     """
 
     overlay: Overlay
@@ -81,6 +82,8 @@ class Draft:
     taken: set[int] = field(default_factory=set)
     expected: set[str] = field(default_factory=set)
     owners: ByteArray | None = None
+    bogus: IntArray | None = None
+    lossy: bool = False
 
     @classmethod
     def of(cls, overlay: Overlay, before: Diagnosis, *, backing: bool = True) -> Draft:
@@ -117,7 +120,7 @@ class Draft:
         """Look at the overlay as it is now."""
         self.now = examine(self.overlay, backing=self.backing)
         self.taken.clear()
-        self.owners = None
+        self.owners = self.bogus = None
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Plan *data* at *offset*; a last cluster that the file cuts is made whole."""

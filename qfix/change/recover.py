@@ -180,21 +180,18 @@ def _differing(disk: Disk, journal: Journal, target: Record) -> Iterator[tuple[i
 
 
 def _foreign(disk: Disk, journal: Journal, begun: Record) -> Iterator[tuple[int, int]]:
-    """Yield the sectors with a byte that is neither old nor new, nor zero where the file may end.
+    """Yield the sectors with a byte that is neither old nor new; behind an end all are zero.
 
     Byte by byte, for a write that stopped early need not stop between two sectors.
     """
-    floor = min(begun.old_size, begun.new_size)
     for start, old, new in journal.pieces(begun):
         length = max(len(old), len(new))
         now = disk.read(start, length)
         if now in {old, new}:
             continue
         sides = [_even(data, length, start, begun) for data in (now, old, new)]
-        for at, end in _sectors(start, start + length, floor):
+        for at, end in _sectors(start, start + length):
             is_now, *known = (side[at - start : end - start] for side in sides)
-            if at >= floor:
-                known.append(bytes(end - at))
             if is_now not in known and not all(
                 byte in choice for byte, *choice in zip(is_now, *known, strict=True)
             ):
@@ -211,7 +208,6 @@ def _even(data: bytes, length: int, start: int, begun: Record) -> bytes:
     return bytes(padded)
 
 
-def _sectors(start: int, end: int, also: int = 0) -> Iterator[tuple[int, int]]:
-    """Yield a range sector by sector, cut at *also* too."""
-    inner = set(range(start - start % SECTOR + SECTOR, end, SECTOR))
-    yield from pairwise(sorted({start, end, *inner, also if start < also < end else start}))
+def _sectors(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield a range sector by sector."""
+    yield from pairwise((start, *range(start - start % SECTOR + SECTOR, end, SECTOR), end))

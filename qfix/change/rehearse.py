@@ -9,7 +9,7 @@ import numpy as np
 from qfix.change.draft import ALLOWED, joined_ranges
 from qfix.change.mapping import Difference, View, differences
 from qfix.errors import QfixError
-from qfix.problems import Severity, refcounts, tables
+from qfix.problems import Severity, header, refcounts, tables
 from qfix.recount.tally import COMPRESSED, DATA
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ FREED = {
         tables.LACKED_L2,
     )
 }
-"""What giving something up leaves behind, until the space is freed too."""
+"""What giving something up leaves behind until the space is freed too, and what comes to light when
+refcounts can be read at last."""
 MOST_TOLD = 8
 
 
@@ -66,7 +67,8 @@ def _new_problems(draft: Draft) -> Iterator[str]:
         problem = found.problem
         if problem.severity in (Severity.NOTE, Severity.WARNING) or problem.code in before:
             continue
-        allowed = draft.expected | (FREED if draft.is_lossy else set())
+        blind = draft.before.find(header.REFCOUNT_ORDER) is not None
+        allowed = draft.expected | (FREED if draft.is_lossy or blind else set())
         if problem.code not in allowed:
             yield f"it would bring {problem.code} {problem.name}"
 

@@ -12,7 +12,7 @@ from qfix.change.draft import LOST, Draft
 from qfix.change.overlay import Overlay
 from qfix.change.pieces import Amendment
 from qfix.change.rehearse import rehearse
-from qfix.errors import RefusedError, WriteError
+from qfix.errors import JournalError, RefusedError, WriteError
 from qfix.examine import Diagnosis, examine
 from qfix.file import ImageFile, open_file
 
@@ -95,10 +95,12 @@ def _take_locks(stack: ExitStack, file: ImageFile, request: Request) -> None:
 
 
 def _refuse_interrupted(path: str, request: Request) -> None:
-    if not journal.exists(path, request.journal) and request.dry_run:
-        return
+    """Raise RefusedError where a change of the image is interrupted.
+
+    What only a writing run can settle is left to the opening of the journal.
+    """
     pending = journal.pending(path, request.journal)
-    if pending:
+    if pending and (pending.record or request.dry_run):
         raise RefusedError(
             f"{path}: a change of this image was interrupted (journal {pending.journal});"
             " finish it with --resume or take it back with --undo first"
@@ -107,11 +109,13 @@ def _refuse_interrupted(path: str, request: Request) -> None:
 
 def withheld(path: str, option: str | None) -> list[tuple[int, int]]:
     """Return the runs of leaked clusters (first, count) that earlier changes kept on purpose."""
-    if not journal.exists(path, option):
-        return []
+    try:
+        reports = journal.reports(path, option)
+    except JournalError:
+        return []  # the journal is refused, or settled, when it is opened
     return [
         (int(first), int(count))
-        for report in journal.reports(path, option)
+        for report in reports
         for first, count in report.get("withheld", ())
     ]
 

@@ -73,9 +73,14 @@ def tell_of_interrupted(path: str) -> bool:
     if found is None:
         return False
     image = quoted(path)
-    asked = f" ({found.record.asked})" if found.record else ""
+    if found.record is None:
+        note(
+            "the journal of this image was being written when that was interrupted: do not start"
+            f" the machine before `qfix --resume {image}` has settled it"
+        )
+        return True
     note(
-        f"a change of this image was interrupted{asked}: do not start the machine;"
+        f"a change of this image was interrupted ({found.record.asked}): do not start the machine;"
         f" `qfix --resume {image}` finishes it, `qfix --undo {image}` takes it back"
     )
     return True

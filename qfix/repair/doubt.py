@@ -84,7 +84,5 @@ def led_astray(draft: Draft) -> list[Findings]:
 
 
 def is_hopeless(draft: Draft) -> bool:
-    """Tell whether something is, or was, lost that all of the data may hang on."""
-    return any(
-        diagnosis.find(problem) for diagnosis in (draft.before, draft.now) for problem in NEVER
-    )
+    """Tell whether something is lost that all of the data may hang on."""
+    return draft.found(*NEVER)

@@ -10,6 +10,7 @@ from qfix.change.allocate import NoRoomError, allocate_each
 from qfix.change.draft import LOST, Left
 from qfix.layout.tables import COPIED, L1_RESERVED, ZERO
 from qfix.problems import tables
+from qfix.repair.owners import bogus_tables, sound_entries
 from qfix.repair.rewrite import rewrite_l1
 
 if TYPE_CHECKING:
@@ -56,6 +57,18 @@ def give_up_l1_entries(draft: Draft, wanted: Wanted) -> bool:
             draft, problem, np.flatnonzero(wrong & (entries.places[entries.layer] > 0))
         )
     return planned
+
+
+def give_up_bogus_tables(draft: Draft, wanted: Wanted) -> bool:
+    """Let L1 entries go that lead to clusters of something else, where most entries are impossible.
+
+    What stands there is no table: data that happens to lie there, or other metadata.
+    """
+    if not wanted.lossy or not draft.found(tables.METADATA_ON_METADATA, tables.DATA_ON_METADATA):
+        return False
+    bogus = np.isin(draft.made.entries.target, bogus_tables(draft))
+    at = np.flatnonzero(bogus & sound_entries(draft))
+    return _give_up(draft, tables.METADATA_ON_METADATA, at) if at.size else False
 
 
 def _give_up(draft: Draft, problem: Problem, at: IntArray) -> bool:

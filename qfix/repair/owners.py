@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qfix.arrays import NO_INTS
 from qfix.problems import header, snapshots
 from qfix.problems import tables as problems
-from qfix.recount.batches import read_batches
+from qfix.recount.batches import by_row, read_batches
 from qfix.recount.entries import decode
+from qfix.recount.faults import find_faults
 from qfix.recount.tally import CLASH, COMPRESSED, DATA, METADATA, Kind
 from qfix.recount.walk import are_tables, headless_layers
 
@@ -30,6 +32,16 @@ DAMAGED = (
     snapshots.PHANTOM,
 )
 
+NOWHERE = (
+    problems.L2_RESERVED_BITS,
+    problems.L2_UNALIGNED,
+    problems.L2_OUTSIDE_FILE,
+    problems.COMPRESSED_OUTSIDE,
+    problems.SUBCLUSTERS_CONTRADICT,
+    problems.SUBCLUSTERS_WITHOUT_CLUSTER,
+)
+"""What entries are that no table would have many of."""
+
 
 def real_owners(draft: Draft) -> ByteArray:
     """Return the owner bits of each cluster of the tally, those of real tables and entries only.
@@ -38,7 +50,7 @@ def real_owners(draft: Draft) -> ByteArray:
     """
     tally = draft.made.tally
     bogus = draft.found(*BOGUS) or damaged_layers(draft) or headless_layers(draft.image).size
-    if not bogus:
+    if not bogus and not bogus_tables(draft).size:
         return tally.owners[: tally.size]
     if draft.owners is None or draft.owners.size != tally.size:
         draft.owners = _recounted(draft)
@@ -62,13 +74,45 @@ def sound_entries(draft: Draft) -> BoolArray:
     return sound
 
 
+def bogus_tables(draft: Draft) -> IntArray:
+    """Return the offsets of L2 tables that share their clusters, and most of whose entries fail.
+
+    What stands there is no table: data that happens to lie there, or other metadata. Only a plan
+    that may give something up goes by that.
+    """
+    clash = draft.found(problems.METADATA_ON_METADATA, problems.DATA_ON_METADATA)
+    if not draft.lossy or not clash:
+        return NO_INTS
+    if draft.bogus is None:
+        cluster = draft.made.tables.offset >> draft.image.geometry.cluster_bits
+        owners = draft.made.tally.owners
+        shared = (owners[np.minimum(cluster, owners.size - 1)] & CLASH) != 0
+        draft.bogus = _mostly_faulty(draft, draft.made.tables.part(shared))
+    return draft.bogus
+
+
+def _mostly_faulty(draft: Draft, suspects: L2Tables) -> IntArray:
+    """Return the offsets of the tables most of whose entries lead nowhere."""
+    found = [NO_INTS]
+    for batch in read_batches(draft.image, suspects):
+        entries = decode(draft.image, batch)
+        wrong = np.zeros(entries.entry.size, np.bool_)
+        for problem, faulty, _ in find_faults(draft.image, entries):
+            wrong |= faulty if problem in NOWHERE else False
+        rows = batch.tables.offset.size
+        faults, used = by_row(entries.row[wrong], rows), by_row(entries.row, rows)
+        found.append(batch.tables.offset[(faults > 0) & (2 * faults >= used)])
+    return np.concatenate(found)
+
+
 def sound_tables(draft: Draft) -> L2Tables:
-    """Return the L2 tables that a sound layer leads to."""
-    made, damaged = draft.made, damaged_layers(draft)
-    if not damaged:
+    """Return the L2 tables that a sound layer leads to, without those that are none."""
+    made, bogus = draft.made, bogus_tables(draft)
+    if not damaged_layers(draft) and not bogus.size:
         return made.tables
     led_to = made.entries.target[sound_entries(draft)]
-    return made.tables.part(np.isin(made.tables.offset, led_to))
+    sound = np.isin(made.tables.offset, led_to) & ~np.isin(made.tables.offset, bogus)
+    return made.tables.part(sound)
 
 
 def _recounted(draft: Draft) -> ByteArray:

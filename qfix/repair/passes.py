@@ -45,6 +45,7 @@ def plan_repair(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -
     *withheld* are the runs of leaked clusters that earlier changes kept. Damaged snapshots come
     before the tables, for what they lead to may be none.
     """
+    draft.lossy = wanted.lossy
     if draft.now.image is None or draft.now.recount is None:
         run_rounds(draft, [_asked(_header_alone, wanted)])
     if draft.now.image is None or draft.now.recount is None:
@@ -67,6 +68,7 @@ def plan_repair(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -
         guesses.restore_from_neighbours,
         guesses.restore_lost_tables,
         l1.give_up_l1_entries,
+        l1.give_up_bogus_tables,
         l2.give_up_l2_entries,
         split.split_l2_tables,
         split.part_metadata,

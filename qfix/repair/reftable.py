@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from qfix.arrays import NO_INTS, IntArray, Words, pack_refcounts, spread, unpack_refcounts
-from qfix.change.allocate import NoRoomError, allocate, allocate_each, can_grow
+from qfix.change.allocate import NoRoomError, allocate, allocate_each, can_grow, next_cluster
 from qfix.change.draft import Change, Left
 from qfix.layout.header import MAX_REFCOUNT_TABLE_BYTES
 from qfix.layout.tables import ENTRY_SIZE
@@ -66,7 +66,7 @@ def rebuild_refcount_structure(draft: Draft, wanted: Wanted) -> bool:
     if kept is None:
         return False
     try:
-        return _place(draft, kept, anyway=wanted.lossy and not can_grow(draft))
+        return _place(draft, kept)
     except NoRoomError as error:
         draft.leave("room", Left((refcounts.BLOCK_MISSING.code,), str(error), "--lossy"))
         return False
@@ -134,7 +134,7 @@ def _used_blocks(draft: Draft) -> IntArray:
     return np.flatnonzero(used)
 
 
-def _place(draft: Draft, kept: Structure, *, anyway: bool) -> bool:
+def _place(draft: Draft, kept: Structure) -> bool:
     """Find a place for new blocks, and for the table where it can't stay; write them."""
     geometry = draft.image.geometry
     per, size = geometry.refcounts_per_block, geometry.cluster_size
@@ -142,8 +142,8 @@ def _place(draft: Draft, kept: Structure, *, anyway: bool) -> bool:
     new = np.setdiff1d(_used_blocks(draft), have)
     room = draft.made.reftable.entries_total if kept.table_stays else 0
     table = 0
-    end = geometry.clusters(draft.overlay.size)
-    growing = not draft.overlay.fixed and (anyway or can_grow(draft))
+    end = next_cluster(draft)
+    growing = can_grow(draft)
     while True:
         highest = max(int(new.max(initial=-1)), int(have.max(initial=-1))) + 1
         if highest > room:
@@ -160,7 +160,7 @@ def _place(draft: Draft, kept: Structure, *, anyway: bool) -> bool:
             break
         new = np.union1d(new, more)
     if growing and places.size:
-        allocate(draft, places.size, anyway=anyway)
+        allocate(draft, places.size)
     if table * size > MAX_REFCOUNT_TABLE_BYTES:
         raise NoRoomError(
             f"{draft.overlay.path}: a refcount table of {table} clusters is too large"

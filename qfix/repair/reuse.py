@@ -61,10 +61,10 @@ def copy_shared_clusters(draft: Draft, wanted: Wanted) -> bool:
     if not asked or draft.image.geometry.data_file:
         return False
     uses = _uses(draft)
-    return _move_compressed(draft, wanted, uses) or _move_standard(draft, wanted, uses)
+    return _move_compressed(draft, uses) or _move_standard(draft, uses)
 
 
-def _move_standard(draft: Draft, wanted: Wanted, uses: Uses) -> bool:
+def _move_standard(draft: Draft, uses: Uses) -> bool:
     """Give standard entries that have to move copies of their clusters."""
     moving = _movers(draft, uses)
     if not moving.host.size:
@@ -76,7 +76,7 @@ def _move_standard(draft: Draft, wanted: Wanted, uses: Uses) -> bool:
     if not fits(draft, len(pairs) * size, tables.REUSED):
         return False
     try:
-        places = allocate_each(draft, len(pairs), anyway=wanted.lossy)
+        places = allocate_each(draft, len(pairs))
     except NoRoomError as error:
         draft.leave("room", Left((tables.REUSED.code,), str(error)))
         return False
@@ -131,7 +131,7 @@ def _movers(draft: Draft, uses: Uses) -> Uses:
     return uses.part(~uses.compressed & (metadata | packed | ~keeps))
 
 
-def _move_compressed(draft: Draft, wanted: Wanted, uses: Uses) -> bool:
+def _move_compressed(draft: Draft, uses: Uses) -> bool:
     """Give compressed clusters that lie on metadata copies of the clusters that they touch."""
     at = np.flatnonzero(uses.compressed & np.isin(uses.host, _real_metadata(draft)))
     if not at.size:
@@ -143,7 +143,7 @@ def _move_compressed(draft: Draft, wanted: Wanted, uses: Uses) -> bool:
     if not fits(draft, int(span.sum()) * size, tables.DATA_ON_METADATA):
         return False
     try:
-        start = allocate(draft, int(span.sum()), anyway=wanted.lossy)
+        start = allocate(draft, int(span.sum()))
     except NoRoomError as error:
         draft.leave("room", Left((tables.DATA_ON_METADATA.code,), str(error)))
         return False

@@ -171,9 +171,6 @@ def _write_words(draft: Draft, place: IntArray, words: Words) -> None:
     ends = np.append(starts[1:], place.size)
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         offset = int(cluster[start]) * size
-        length = min(size, draft.overlay.size - offset) // ENTRY_SIZE * ENTRY_SIZE
-        raw = np.frombuffer(draft.overlay.read(offset, length), ">u8").copy()
-        inside = (place[start:end] - offset) // ENTRY_SIZE
-        kept = inside < raw.size
-        raw[inside[kept]] = words[start:end][kept]
+        raw = np.frombuffer(draft.overlay.read(offset, size), ">u8").copy()
+        raw[(place[start:end] - offset) // ENTRY_SIZE] = words[start:end]
         draft.write(offset, raw.tobytes())

@@ -43,7 +43,7 @@ def find_snapshot_table(draft: Draft) -> int | None:
             entry.is_untouched and is_plausible(draft, *entry.identity) for entry in found
         )
 
-    return _only(draft, is_table) if count else None
+    return _only(draft, is_table, draft.image.header.snapshots_offset) if count else None
 
 
 def find_snapshots(draft: Draft) -> tuple[int, int] | None:
@@ -88,19 +88,27 @@ def find_bitmap_directory(draft: Draft) -> int | None:
         whole = found.broken_at is None and len(found.bitmaps) == extension.nb_bitmaps
         return whole and all(is_sound(draft, item) for item in found.bitmaps)
 
-    return _only(draft, is_directory)
+    return _only(draft, is_directory, extension.bitmap_directory_offset)
 
 
 def find_luks_header(draft: Draft) -> int | None:
     """Return the offset of the one lost LUKS header."""
-    magic = LUKS_MAGIC
-    return _only(draft, lambda offset: draft.overlay.read(offset, len(magic)) == magic)
+    magic, pointer = LUKS_MAGIC, draft.image.encryption
+    stated = pointer.offset if pointer else 0
+    return _only(draft, lambda offset: draft.overlay.read(offset, len(magic)) == magic, stated)
 
 
-def _only(draft: Draft, is_it: Callable[[int], bool]) -> int | None:
-    """Return the offset of the one leaked cluster that *is_it*, None where none or several are."""
-    bits, owners = draft.image.geometry.cluster_bits, draft.made.tally.owners
+def _only(draft: Draft, is_it: Callable[[int], bool], stated: int = 0) -> int | None:
+    """Return the offset of the one leaked cluster that *is_it*, None where none or several are.
+
+    The cluster that the *stated* offset is in is asked too: a structure that seems to stand there
+    has claimed it.
+    """
+    geometry, owners = draft.image.geometry, draft.made.tally.owners
     clusters = leaked_clusters(draft)
-    free = clusters[(owners[clusters] & CLAIMED) == 0]
-    found = [cluster << bits for cluster in free.tolist() if is_it(cluster << bits)]
+    places = set(clusters[(owners[clusters] & CLAIMED) == 0].tolist())
+    if geometry.cluster_size <= stated < geometry.file_length:
+        places.add(stated >> geometry.cluster_bits)
+    offsets = [cluster << geometry.cluster_bits for cluster in sorted(places)]
+    found = [offset for offset in offsets if is_it(offset)]
     return found[0] if len(found) == 1 else None

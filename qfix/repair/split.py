@@ -55,10 +55,10 @@ def split_l2_tables(draft: Draft, wanted: Wanted) -> bool:
     heads = np.flatnonzero(np.diff(target, prepend=-1))
     keeper = np.repeat(index[heads], np.diff(np.append(heads, rows.size)))
     moving = index != keeper
-    return _move_tables(draft, wanted, rows[moving], tables.L1_SAME_TABLE)
+    return _move_tables(draft, rows[moving], tables.L1_SAME_TABLE)
 
 
-def _move_tables(draft: Draft, wanted: Wanted, rows: IntArray, problem: Problem) -> bool:
+def _move_tables(draft: Draft, rows: IntArray, problem: Problem) -> bool:
     """Give the L1 entries in *rows* copies of their tables, one for each table and L1 index."""
     if not rows.size:
         return False
@@ -68,7 +68,7 @@ def _move_tables(draft: Draft, wanted: Wanted, rows: IntArray, problem: Problem)
     if not fits(draft, len(distinct) * geometry.cluster_size, problem):
         return False
     try:
-        places = allocate_each(draft, len(distinct), anyway=wanted.lossy)
+        places = allocate_each(draft, len(distinct))
     except NoRoomError as error:
         draft.leave("room", Left((problem.code,), str(error)))
         return False
@@ -94,22 +94,22 @@ def part_metadata(draft: Draft, wanted: Wanted) -> bool:
         owners = [(Kind(int(kind[at])), int(which[at])) for at in range(start, end)]
         owners.sort(key=lambda owner: (STAYS_BEFORE.index(owner[0]), owner[1]))
         moved.update(owner for owner in owners[1:] if owners[0][0] is not Kind.HEADER)
-    planned = _move_l2(draft, wanted, [place for of, place in moved if of is Kind.L2_TABLE])
+    planned = _move_l2(draft, [place for of, place in moved if of is Kind.L2_TABLE])
     damaged = damaged_layers(draft)
     for of, number in sorted(moved):
         if of is Kind.SNAPSHOT_TABLE or (of is Kind.L1_TABLE and number not in damaged):
-            planned |= _move_whole(draft, wanted, Kind(of), number)
+            planned |= _move_whole(draft, Kind(of), number)
     return planned
 
 
-def _move_l2(draft: Draft, wanted: Wanted, places: list[int]) -> bool:
+def _move_l2(draft: Draft, places: list[int]) -> bool:
     size = draft.image.geometry.cluster_size
     aligned = [place for place in places if place % size == 0]
     rows = np.flatnonzero(np.isin(draft.made.entries.target, np.array(aligned, np.int64)))
-    return _move_tables(draft, wanted, rows, tables.METADATA_ON_METADATA)
+    return _move_tables(draft, rows, tables.METADATA_ON_METADATA)
 
 
-def _move_whole(draft: Draft, wanted: Wanted, kind: Kind, number: int) -> bool:
+def _move_whole(draft: Draft, kind: Kind, number: int) -> bool:
     """Move an L1 table or the snapshot table, and let its pointer lead there."""
     image, head = draft.image, draft.image.header
     if kind is Kind.SNAPSHOT_TABLE:
@@ -124,7 +124,7 @@ def _move_whole(draft: Draft, wanted: Wanted, kind: Kind, number: int) -> bool:
         pointer, what = item.offset, f"the L1 table of snapshot[{number - 1}]"
     count = image.geometry.clusters(length)
     try:
-        first = allocate(draft, count, anyway=wanted.lossy)
+        first = allocate(draft, count)
     except NoRoomError as error:
         draft.leave("room", Left((tables.METADATA_ON_METADATA.code,), str(error)))
         return False
