@@ -155,7 +155,13 @@ class Draft:
     def tell(self, kind: str, layer: int, start: IntArray, length: IntArray) -> None:
         """Say what happens to guest ranges of a layer of the overlay, in bytes."""
         if start.size and 0 <= layer < len(self.layers):
-            self.ranges.append(Ranges(kind, self.layers[layer], start, length))
+            self.ranges.append(Ranges(kind, self.first_layer(self.layers[layer]), start, length))
+
+    def first_layer(self, layer: int) -> int:
+        """Return the first of the layers of the file that share the L1 table of *layer*."""
+        made = self.before.recount
+        users = made.entries.sharers.items() if made else ()
+        return next((first for first, all_ in users if layer in all_), layer)
 
     def tell_entries(self, kind: str, table: IntArray, index: IntArray) -> None:
         """Say what happens to the guest clusters of L2 entries, in every layer that has them."""

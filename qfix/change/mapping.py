@@ -59,7 +59,7 @@ class Difference(NamedTuple):
 def differences(
     before: View, after: View, layers: list[int], sectors: IntArray
 ) -> Iterator[Difference]:
-    """Yield what reads differently, a layer each.
+    """Yield what reads differently, a layer each: the first of those that share an L1 table.
 
     *layers* gives for each layer of *after* that of *before*; *sectors* are those that differ.
     L2 tables that both views share are looked at where one of *sectors* is in them.
@@ -99,7 +99,7 @@ def _pairs_of_tables(
         index, old, new = _side_by_side(before.made.entries, after.made.entries, *pair)
         maybe = (old != new) | _touched(sectors, old, size) | _touched(sectors, new, size)
         at = np.flatnonzero(maybe)
-        columns.append((np.full(at.size, layer), index[at], old[at], new[at]))
+        columns.append((np.full(at.size, pair[0]), index[at], old[at], new[at]))
     layer_, index, old, new = (np.concatenate(each) for each in zip(*columns, strict=True))
     return layer_, index, old, new
 

@@ -177,7 +177,7 @@ class Tally:
         """Count *times* references to each of *clusters*, which may repeat and have any order.
 
         *fresh* ones are by an owner that was not met before: such a claim on a cluster that
-        already has an owner, or twice on the same, is noted as a clash.
+        already has an owner, or twice on the same, is noted as a clash; one on metadata always is.
         """
         if not clusters.size:
             return
@@ -205,8 +205,10 @@ class Tally:
             clash = (before & _rivals(bits)) != 0
             if not bits & COMPRESSED:
                 clash |= repeats > 1
-            self.clashed |= bool(clash.any())
-            after[clash] |= CLASH
+        else:
+            clash = (before & METADATA) != 0
+        self.clashed |= bool(clash.any())
+        after[clash] |= CLASH
         self.owners[distinct] = after
         counts = self.counted[distinct].astype(np.int64) + repeats * times
         self._make_room(int(counts.max()))

@@ -38,15 +38,20 @@ def set_magic(draft: Draft, wanted: Wanted) -> bool:
 def derive_header_length(draft: Draft, wanted: Wanted) -> bool:
     """Set the header length with which the header extensions can be read."""
     both = (problems.HEADER_LENGTH, problems.HEADER_LENGTH_ODD)
-    if not is_asked(draft, wanted.all, *both):
+    if not is_asked(draft, wanted.all or wanted.lossy, *both):
         return False
     code = next(problem.code for problem in both if draft.found(problem))
     length = likely_header_length(draft.image)
+    lossy = length is None
     if length is None:
-        why = "the header extensions can be read neither from offset 112 nor from 104 on"
-        return refuse(draft, wanted, code, why, "")
-    why = "the header extensions, or their end, stand there"
-    set_field(draft, "header_length", length, code, why)
+        if draft.found(problems.HEADER_LENGTH_ODD) or draft.image.header.crypt_method:
+            return False
+        if not wanted.lossy:
+            why = "the header extensions can be read neither from offset 112 nor from 104 on"
+            return refuse(draft, wanted, code, why)
+        length = layout.FULL_LENGTH
+    why = "a guess, extensions may be lost" if lossy else "the extensions, or their end, are there"
+    set_field(draft, "header_length", length, code, why, lossy=lossy)
     reveal(draft, *EXTENSIONS)
     return True
 

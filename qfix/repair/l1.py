@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qfix.repair.wanted import Wanted
 
 U = np.uint64
+LEADS_OUT = (tables.L2_OUTSIDE_FILE, tables.COMPRESSED_OUTSIDE)
 MOST_ZERO_TABLES = 1 << 12
 
 
@@ -80,7 +81,7 @@ def _give_up(draft: Draft, problem: Problem, at: IntArray) -> bool:
         draft.leave("zeros", Left((problem.code,), f"{at.size} tables of zeros would be needed"))
         return False
     try:
-        new = allocate_each(draft, at.size, anyway=True)
+        new = allocate_each(draft, at.size, anyway=not draft.found(*LEADS_OUT))
     except NoRoomError as error:
         draft.leave("room", Left((problem.code,), str(error)))
         return False

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qfix.arrays import NO_INTS
+from qfix.arrays import NO_INTS, spread
 from qfix.problems import header, snapshots
 from qfix.problems import tables as problems
 from qfix.recount.batches import by_row, read_batches
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from qfix.recount.entries import Entries
     from qfix.recount.l2 import L2Tables
 
-BOGUS = (problems.L1_UNALIGNED, problems.L1_FLAGS_ONLY, header.L1_OUTSIDE, header.L1_OFFSET)
+REFTABLE = (header.REFTABLE_OFFSET, header.REFTABLE_OUTSIDE, header.REFTABLE_TOO_LARGE)
+BOGUS = (
+    problems.L1_UNALIGNED,
+    problems.L1_FLAGS_ONLY,
+    header.L1_OUTSIDE,
+    header.L1_OFFSET,
+    *REFTABLE,
+)
 """Where QEMU reads as an L2 table what is none; its entries count, but nobody relies on them."""
 
 DAMAGED = (
@@ -32,6 +39,7 @@ DAMAGED = (
     snapshots.PHANTOM,
 )
 
+SNAPSHOT_TABLE = (snapshots.TABLE_OUTSIDE, snapshots.OVERRUN, snapshots.TOO_MANY)
 NOWHERE = (
     problems.L2_RESERVED_BITS,
     problems.L2_UNALIGNED,
@@ -75,10 +83,10 @@ def sound_entries(draft: Draft) -> BoolArray:
 
 
 def bogus_tables(draft: Draft) -> IntArray:
-    """Return the offsets of L2 tables that share their clusters, and most of whose entries fail.
+    """Return the offsets of L2 tables on clusters of what is none: other metadata, or data.
 
-    What stands there is no table: data that happens to lie there, or other metadata. Only a plan
-    that may give something up goes by that.
+    They are told by what else is there, or by their entries, most of which fail. Only a plan that
+    may give something up goes by that.
     """
     clash = draft.found(problems.METADATA_ON_METADATA, problems.DATA_ON_METADATA)
     if not draft.lossy or not clash:
@@ -87,8 +95,26 @@ def bogus_tables(draft: Draft) -> IntArray:
         cluster = draft.made.tables.offset >> draft.image.geometry.cluster_bits
         owners = draft.made.tally.owners
         shared = (owners[np.minimum(cluster, owners.size - 1)] & CLASH) != 0
-        draft.bogus = _mostly_faulty(draft, draft.made.tables.part(shared))
+        faulty = _mostly_faulty(draft, draft.made.tables.part(shared))
+        held = np.isin(cluster, _trusted(draft)) & (draft.made.tables.offset > 0)
+        draft.bogus = np.union1d(faulty, draft.made.tables.offset[held])
     return draft.bogus
+
+
+def _trusted(draft: Draft) -> IntArray:
+    """Return the clusters of metadata that can be nothing else: where the header leads, and so on.
+
+    Refcount structures are such as long as most of their entries make sense.
+    """
+    first, count, kind, which = draft.made.tally.extents()
+    sound = np.isin(kind, (Kind.HEADER, Kind.ENCRYPTION_HEADER)) & (count > 0)
+    sound |= (kind == Kind.L1_TABLE) & (first > 0) & ~np.isin(which, damaged_layers(draft))
+    if not draft.found(*SNAPSHOT_TABLE):
+        sound |= kind == Kind.SNAPSHOT_TABLE
+    reftable = draft.made.tally.statistics.reftable
+    if reftable.used > reftable.unaligned + reftable.invalid:
+        sound |= (kind == Kind.REFCOUNT_TABLE) | (kind == Kind.REFCOUNT_BLOCK)
+    return np.unique(spread(first[sound], count[sound]))
 
 
 def _mostly_faulty(draft: Draft, suspects: L2Tables) -> IntArray:
@@ -122,6 +148,8 @@ def _recounted(draft: Draft) -> ByteArray:
     first, count, kind, which = tally.extents()
     bogus = (kind == Kind.L2_TABLE) & (which % geometry.cluster_size != 0)
     bogus |= (kind == Kind.L1_TABLE) & ((first == 0) | np.isin(which, damaged_layers(draft)))
+    if draft.found(*REFTABLE):
+        bogus |= (kind == Kind.REFCOUNT_TABLE) | (kind == Kind.REFCOUNT_BLOCK)
     tables = sound_tables(draft)
     bogus |= (kind == Kind.L2_TABLE) & ~np.isin(which, tables.offset)
     for low, units in zip(first[~bogus].tolist(), count[~bogus].tolist(), strict=True):

@@ -28,6 +28,13 @@ WRONG = (
     refcounts.USED_BUT_FREE,
     refcounts.BEHIND_END,
 )
+UNTRUSTED = (
+    header.REFCOUNT_ORDER,
+    header.REFTABLE_OFFSET,
+    header.REFTABLE_OUTSIDE,
+    header.REFTABLE_TOO_LARGE,
+)
+"""What is taken for refcount blocks may be something else."""
 MOST_WITHHELD = 10_000
 
 
@@ -38,7 +45,7 @@ def store_references(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int
     """
     if not (wanted.leaks or wanted.errors) or not draft.found(*WRONG):
         return False
-    if draft.found(header.REFCOUNT_ORDER):
+    if draft.found(*UNTRUSTED):
         return False
     high = draft.found(refcounts.TOO_HIGH) or (wanted.leaks and draft.found(refcounts.LEAKED))
     free = high and _may_free(draft, wanted, withheld)
@@ -177,7 +184,10 @@ def write_refcounts(draft: Draft, clusters: IntArray, values: AnyArray) -> bool:
     offset = draft.made.stored.block_offset(block)
     if not offset or offset + geometry.cluster_size > draft.overlay.size + geometry.cluster_size:
         return False
-    if not may_write(draft, np.array([offset >> geometry.cluster_bits]))[0]:
+    cluster = offset >> geometry.cluster_bits
+    tally = draft.made.tally
+    shared = cluster < tally.size and int(tally.counted[cluster]) != 1
+    if shared or not may_write(draft, np.array([cluster]))[0]:
         return False
     raw = np.frombuffer(draft.overlay.read(offset, geometry.cluster_size), np.uint8)
     counts = unpack_refcounts(raw, geometry.refcount_order).copy()

@@ -12,7 +12,8 @@ from qfix.change.draft import LOST, RESTORED
 from qfix.layout.header import MAX_L1_ENTRIES
 from qfix.layout.tables import ENTRY_SIZE, L1_RESERVED, OFFSET_MASK
 from qfix.problems import header as problems
-from qfix.recount.tally import COMPRESSED, DATA, Kind
+from qfix.problems import tables
+from qfix.recount.tally import CLASH, COMPRESSED, DATA, Kind
 from qfix.repair.fields import TABLES, is_asked, make_room, refuse, reveal, set_field
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from qfix.repair.wanted import Wanted
 
 ASTRAY = (problems.L1_OFFSET, problems.L1_OUTSIDE)
+CLASHING = (tables.METADATA_ON_METADATA, tables.DATA_ON_METADATA)
 
 
 def round_virtual_size(draft: Draft, wanted: Wanted) -> bool:
@@ -62,20 +64,60 @@ def shrink_l1_table(draft: Draft, wanted: Wanted) -> bool:
     if not inside or needed > MAX_L1_ENTRIES:
         why = "its place, or the virtual size, is damaged too"
         return refuse(draft, wanted, code, why, "")
-    table = words(draft.overlay.read(offset, length))
     clusters = np.arange(offset, offset + length, geometry.cluster_size) >> geometry.cluster_bits
     taken = np.isin(clusters, _metadata(draft, but_active_l1=True))
-    sound = _lead_to_tables(draft, table, NO_INTS) and not taken.any()
+    sound = is_l1_table(draft, offset, needed) and not taken.any()
     if not sound and not wanted.lossy:
         why = f"the {needed} entries that the virtual size needs are not all sound"
         return refuse(draft, wanted, code, why)
     why = "what the virtual size needs"
     set_field(draft, "l1_size", needed, code, why, lossy=not sound)
-    # what was taken for entries behind them maps nothing that the guest could see
-    reach = geometry.bytes_per_l1_entry
-    beyond = np.array([needed * reach]), np.array([(MAX_L1_ENTRIES - needed) * reach])
-    draft.tell(RESTORED, 0, *beyond)
+    tell_beyond(draft, 0, needed)
     return True
+
+
+def trim_l1_table(draft: Draft, wanted: Wanted) -> bool:
+    """Leave out what is behind the entries that the virtual size needs if it is no table."""
+    if not is_asked(draft, wanted.all or wanted.lossy, *CLASHING) or draft.found(*ASTRAY):
+        return False
+    head, needed = draft.image.header, draft.image.geometry.needed_l1_entries
+    if not is_too_long(draft, head.l1_table_offset, head.l1_size, needed):
+        return False
+    code = next(problem.code for problem in CLASHING if draft.found(problem))
+    why = "behind what the virtual size needs stand other structures"
+    set_field(draft, "l1_size", needed, code, why)
+    tell_beyond(draft, 0, needed)
+    return True
+
+
+def is_too_long(draft: Draft, offset: int, entries: int, needed: int) -> bool:
+    """Tell whether other structures stand in an L1 table behind its *needed* entries."""
+    geometry, owners = draft.image.geometry, draft.made.tally.owners
+    if entries <= needed or not is_l1_table(draft, offset, needed):
+        return False
+    start, end = offset + needed * ENTRY_SIZE, offset + entries * ENTRY_SIZE
+    held = owners[geometry.clusters(start) : geometry.clusters(end)]
+    clash = (held & (DATA | COMPRESSED | CLASH)).any()
+    tail = draft.image.table(start, entries - needed, "an L1 table") if clash else NO_INTS
+    return bool(tail.any())
+
+
+def is_l1_table(draft: Draft, offset: int, entries: int) -> bool:
+    """Tell whether *entries* at *offset* can be an L1 table: in the file, each leading to a place.
+
+    Whether something else is there, too, is not looked at.
+    """
+    geometry, length = draft.image.geometry, entries * ENTRY_SIZE
+    if not 0 < offset <= geometry.file_length - length or offset % geometry.cluster_size:
+        return False
+    return _lead_to_tables(draft, words(draft.overlay.read(offset, length)), NO_INTS)
+
+
+def tell_beyond(draft: Draft, layer: int, entries: int) -> None:
+    """Say that what was read behind the first *entries* of an L1 table was none of it."""
+    reach = draft.image.geometry.bytes_per_l1_entry
+    start, length = entries * reach, (MAX_L1_ENTRIES - entries) * reach
+    draft.tell(RESTORED, layer, np.array([start]), np.array([length]))
 
 
 def extend_l1_table(draft: Draft, wanted: Wanted) -> bool:
@@ -173,4 +215,10 @@ def _metadata(draft: Draft, *, but_active_l1: bool = False) -> IntArray:
     return np.unique(np.concatenate((NO_INTS, *parts)))
 
 
-PLANNERS = (round_virtual_size, guess_virtual_size, shrink_l1_table, extend_l1_table)
+PLANNERS = (
+    round_virtual_size,
+    guess_virtual_size,
+    shrink_l1_table,
+    trim_l1_table,
+    extend_l1_table,
+)

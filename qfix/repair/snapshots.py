@@ -13,7 +13,7 @@ from qfix.image import printable
 from qfix.layout.snapshots import MAX_EXTRA
 from qfix.problems import snapshots as problems
 from qfix.problems import tables
-from qfix.repair import snapshot_entries
+from qfix.repair import snapshot_entries, snapshot_l1
 from qfix.repair.fields import TABLES, is_asked, note, refuse, reveal, set_field
 from qfix.repair.owners import may_write
 from qfix.repair.salvage import FIXED, Found, is_plausible, salvage
@@ -192,5 +192,6 @@ PLANNERS = (
     drop_table,
     trim_count,
     mend_entry_lengths,
+    *snapshot_l1.PLANNERS,
     *snapshot_entries.PLANNERS,
 )

@@ -27,22 +27,30 @@ def set_refcount_width(draft: Draft, wanted: Wanted) -> bool:
     if not wanted.errors or draft.image.header.version < 3:
         return False
     if draft.found(header.REFCOUNT_ORDER):
-        order = max(ORDERS, key=lambda order: _agreeing(draft, order))
-        return _set(draft, order, header.REFCOUNT_ORDER.code)
+        order = _best(draft)
+        return _set(draft, order if order is not None else USUAL_ORDER, header.REFCOUNT_ORDER.code)
     if not draft.found(*WRONG):
         return False
     now = draft.image.header.refcount_order
     if _agreeing(draft, now) > MOST_WRONG:
         return False
-    order = max(ORDERS, key=lambda order: _agreeing(draft, order))
-    if order == now or _agreeing(draft, order) < LEAST_RIGHT:
+    order = _best(draft)
+    if order is None or order == now:
         return False
     code = next(problem.code for problem in WRONG if draft.found(problem))
     return _set(draft, order, code)
 
 
+def _best(draft: Draft) -> int | None:
+    """Return the width that most refcounts speak for, None where none fits."""
+    highest = int(draft.made.tally.counted.max())
+    wide = [order for order in ORDERS if highest < 1 << (1 << order)]
+    order = max(wide, key=lambda order: _agreeing(draft, order))
+    return order if _agreeing(draft, order) >= LEAST_RIGHT else None
+
+
 def _set(draft: Draft, order: int, code: str) -> bool:
-    why = f"with {1 << order} bits most refcounts are what the references say"
+    why = f"refcounts of {1 << order} bits fit what the blocks hold, or are the usual ones"
     set_field(draft, "refcount_order", order, code, why)
     return True
 

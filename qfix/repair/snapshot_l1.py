@@ -1,0 +1,127 @@
+"""Pass S: L1 tables of snapshots: where they must be, and how long, told by size and by leaks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from qfix.change.draft import RESTORED, Change
+from qfix.checks.snapshots import title
+from qfix.layout.header import MAX_L1_ENTRIES
+from qfix.layout.tables import ENTRY_SIZE
+from qfix.problems import snapshots as problems
+from qfix.problems import tables
+from qfix.recount.tally import CLAIMED
+from qfix.repair.fields import TABLES, is_asked, note, reveal
+from qfix.repair.owners import may_write, real_owners
+from qfix.repair.sizes import CLASHING, is_l1_table, is_too_long, tell_beyond
+from qfix.repair.snapshot_table import NO_TABLE, UNREADABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qfix.change.draft import Draft
+    from qfix.layout.snapshots import Snapshot
+    from qfix.repair.wanted import Wanted
+
+MISLED = (problems.L1_UNALIGNED, problems.L1_TOO_LARGE, problems.L1_OUTSIDE, problems.L1_EMPTY)
+FIELDS = 12
+"""Bytes of an entry that tell where the L1 table is, and how many entries it has."""
+
+
+class Place(NamedTuple):
+    """Where an L1 table is, and its entries."""
+
+    offset: int
+    entries: int
+
+
+def mend_l1_pointers(draft: Draft, wanted: Wanted) -> bool:
+    """Let snapshots lead to their L1 tables again, where it can be told which those are."""
+    if not is_asked(draft, wanted.all or wanted.lossy, *MISLED, *CLASHING):
+        return False
+    if draft.found(*NO_TABLE, *UNREADABLE, problems.TOO_MANY):
+        return False
+    misled = _misled(draft)
+    planned = False
+    for item in draft.image.snapshots:
+        code, place = misled.get(item.index), None
+        if code:
+            place = _place(draft, item, alone=len(misled) == 1)
+        elif is_too_long(draft, *_stated(item), _needed(draft, item)):
+            code = next(problem.code for problem in CLASHING if draft.found(problem))
+            place = Place(item.entry.l1_table_offset, _needed(draft, item))
+        if code and place and _write(draft, item, code, place):
+            planned = True
+    return planned
+
+
+def _misled(draft: Draft) -> dict[int, str]:
+    """Return the snapshots that lead to no L1 table, and what says so."""
+    codes: dict[int, str] = {}
+    for problem in MISLED:
+        found = draft.now.find(problem)
+        codes |= {row["first"]: problem.code for row in found.rows()} if found else {}
+    return codes
+
+
+def _stated(item: Snapshot) -> Place:
+    return Place(item.entry.l1_table_offset, item.entry.l1_size)
+
+
+def _needed(draft: Draft, item: Snapshot) -> int:
+    """Return how many L1 entries the disk and the VM state of a snapshot need."""
+    reach = draft.image.geometry.bytes_per_l1_entry
+    size = draft.image.header.size if item.disk_size is None else item.disk_size
+    return -(-size // reach) + -(-item.vm_state_size // reach)
+
+
+def _place(draft: Draft, item: Snapshot, *, alone: bool) -> Place | None:
+    """Return where the L1 table of a snapshot must be, None where that can't be told."""
+    needed, (offset, entries) = _needed(draft, item), _stated(item)
+    if not 0 < needed <= MAX_L1_ENTRIES:
+        return None
+    for place in _candidates(draft, offset, alone=alone):
+        for size in (entries, needed) if needed <= entries <= MAX_L1_ENTRIES else (needed,):
+            if is_l1_table(draft, place, size) and _is_free(draft, place, size):
+                return Place(place, size)
+    return None
+
+
+def _candidates(draft: Draft, offset: int, *, alone: bool) -> Iterator[int]:
+    """Yield where an L1 table may be: near where it is said to be, or the one that is lost."""
+    geometry, found = draft.image.geometry, draft.now.find(tables.LOST_L1)
+    lost = [int(first) << geometry.cluster_bits for first in found.first] if found else []
+    if offset % geometry.cluster_size == 0:
+        yield offset
+    elif offset // geometry.cluster_size * geometry.cluster_size in lost:
+        yield offset // geometry.cluster_size * geometry.cluster_size
+    if alone and len(lost) == 1:
+        yield lost[0]
+
+
+def _is_free(draft: Draft, place: int, entries: int) -> bool:
+    """Tell whether nothing that is sound claims the clusters of a table."""
+    bits, end = draft.image.geometry.cluster_bits, place + entries * ENTRY_SIZE
+    held = real_owners(draft)[place >> bits : ((end - 1) >> bits) + 1]
+    return not (held & CLAIMED).any()
+
+
+def _write(draft: Draft, item: Snapshot, code: str, place: Place) -> bool:
+    """Plan place and size of the L1 table in the snapshot's entry, where that may be written."""
+    bits, reach = draft.image.geometry.cluster_bits, draft.image.geometry.bytes_per_l1_entry
+    clusters = np.unique(np.array([item.offset, item.offset + FIELDS - 1]) >> bits)
+    if not may_write(draft, clusters).all() or place == _stated(item):
+        return False
+    draft.write(item.offset, place.offset.to_bytes(8, "big") + place.entries.to_bytes(4, "big"))
+    old, new = (f"{offset:#x}, {entries} entries" for offset, entries in (_stated(item), place))
+    note(draft, Change(code, f"L1 table of snapshot {title(item)}", item.offset, 1, old, new))
+    if place.offset != item.entry.l1_table_offset or code in {found.code for found in MISLED}:
+        draft.tell(RESTORED, item.index + 1, np.array([0]), np.array([place.entries * reach]))
+    tell_beyond(draft, item.index + 1, place.entries)
+    reveal(draft, "S", *TABLES)
+    return True
+
+
+PLANNERS = (mend_l1_pointers,)
