@@ -84,6 +84,7 @@ class Draft:
     owners: ByteArray | None = None
     bogus: IntArray | None = None
     lossy: bool = False
+    firsts: dict[int, int] | None = None
 
     @classmethod
     def of(cls, overlay: Overlay, before: Diagnosis, *, backing: bool = True) -> Draft:
@@ -159,9 +160,11 @@ class Draft:
 
     def first_layer(self, layer: int) -> int:
         """Return the first of the layers of the file that share the L1 table of *layer*."""
-        made = self.before.recount
-        users = made.entries.sharers.items() if made else ()
-        return next((first for first, all_ in users if layer in all_), layer)
+        if self.firsts is None:
+            made = self.before.recount
+            users = made.entries.sharers.items() if made else ()
+            self.firsts = {one: first for first, all_ in users for one in all_}
+        return self.firsts.get(layer, layer)
 
     def tell_entries(self, kind: str, table: IntArray, index: IntArray) -> None:
         """Say what happens to the guest clusters of L2 entries, in every layer that has them."""

@@ -146,9 +146,13 @@ class Overlay:
         except ReadError:
             if len(touched) * PAGE < -(-end // PAGE) * PAGE - offset // PAGE * PAGE:
                 raise
-        for page in touched:
-            start = max(offset, page * PAGE)
-            stop = min(end, (page + 1) * PAGE)
+        self._patch(view, offset, touched)
+
+    def _patch(self, view: memoryview, offset: int, pages: Sequence[int]) -> None:
+        """Put the planned bytes of *pages* into what was read at *offset*."""
+        end = offset + len(view)
+        for page in pages:
+            start, stop = max(offset, page * PAGE), min(end, (page + 1) * PAGE)
             data = self._page(page)
             view[start - offset : stop - offset] = data[start - page * PAGE : stop - page * PAGE]
 
@@ -157,25 +161,22 @@ class Overlay:
         failed = self._base.read_each(view, offsets, length)
         if not self._pages:
             return failed
-        touched = self._rows_touched(offsets, length)
-        for at in touched:
-            part = view[at * length : (at + 1) * length]
-            with suppress(ReadError):
-                self.read_into(part, offsets[at])
-                if at in failed:
-                    failed.remove(at)
-        return failed
-
-    def _rows_touched(self, offsets: Sequence[int], length: int) -> list[int]:
-        """Return which of the pieces at *offsets* have planned pages."""
         if not self._order:
             self._order = sorted(self._pages)
         pages = np.array(self._order, np.int64)
         places = np.array(offsets, np.int64)
         low = np.searchsorted(pages, places // PAGE)
         high = np.searchsorted(pages, -(-(places + length) // PAGE))
-        touched: list[int] = np.flatnonzero(high > low).tolist()
-        return touched
+        bad = set(failed)
+        for at in np.flatnonzero(high > low).tolist():
+            part = view[at * length : (at + 1) * length]
+            if at not in bad:
+                self._patch(part, offsets[at], self._order[low[at] : high[at]])
+                continue
+            with suppress(ReadError):
+                self.read_into(part, offsets[at])
+                bad.remove(at)
+        return sorted(bad)
 
     def advise(self, offset: int, length: int) -> None:
         """Ask the kernel to read ahead."""

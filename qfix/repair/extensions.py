@@ -9,11 +9,9 @@ from qfix.layout import extensions as layout
 from qfix.layout import header
 from qfix.problems import bitmaps as bitmap_problems
 from qfix.problems import extensions as problems
-from qfix.problems import header as header_problems
-from qfix.repair import backing
+from qfix.repair import backing, encryption
 from qfix.repair.area import HEAD, is_misread, likely_length, limit_of, remove_extensions
 from qfix.repair.fields import EXTENSIONS, is_asked, note, refuse, reveal, set_field
-from qfix.repair.search import find_luks_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from qfix.repair.wanted import Wanted
 
 ENCRYPTION = layout.NAMES[layout.ENCRYPTION]
-AES_TOLD = "if the data was encrypted with AES it now reads as ciphertext"
 
 
 def mend_lengths(draft: Draft, wanted: Wanted) -> bool:
@@ -32,6 +29,7 @@ def mend_lengths(draft: Draft, wanted: Wanted) -> bool:
         problems.EXTENSION_OVERRUN,
         problems.BACKING_FORMAT,
         problems.CRYPT_POINTER_MISSING,
+        problems.CRYPT_POINTER_NEEDLESS,
         bitmap_problems.EXTENSION,
     )
     if not is_asked(draft, wanted.all or wanted.lossy, *found):
@@ -58,6 +56,7 @@ def _misfits(draft: Draft) -> Iterator[tuple[Problem, int]]:
     for problem, magic, damaged in (
         (problems.BACKING_FORMAT, layout.BACKING_FORMAT, True),
         (problems.CRYPT_POINTER_MISSING, layout.ENCRYPTION, image.encryption is None),
+        (problems.CRYPT_POINTER_NEEDLESS, layout.ENCRYPTION, image.encryption is None),
         (bitmap_problems.EXTENSION, layout.BITMAPS, image.bitmaps_extension is None),
     ):
         found = area.find(magic)
@@ -111,59 +110,6 @@ def drop_backing_format(draft: Draft, wanted: Wanted) -> bool:
     return True
 
 
-def settle_encryption(draft: Draft, wanted: Wanted) -> bool:
-    """Let the encryption method agree with whether there is a LUKS header."""
-    found = (header_problems.CRYPT_METHOD, problems.CRYPT_POINTER_NEEDLESS)
-    if not is_asked(draft, wanted.all or wanted.lossy, *found) or is_misread(draft):
-        return False
-    code = next(problem.code for problem in found if draft.found(problem))
-    if _leads_to_luks(draft):
-        why = "the encryption header pointer leads to a LUKS header"
-        set_field(draft, "crypt_method", header.CRYPT_LUKS, code, why)
-        return True
-    unknown = draft.found(header_problems.CRYPT_METHOD)
-    if unknown and draft.found(problems.CRYPT_POINTER_NEEDLESS):
-        why = "there is an encryption header pointer, but what it leads to is no LUKS header"
-        return refuse(draft, wanted, code, why, "")
-    if not wanted.lossy:
-        why = "nothing tells whether the guest's data is encrypted"
-        return refuse(draft, wanted, code, why)
-    if unknown:
-        set_field(draft, "crypt_method", 0, code, f"no LUKS header; {AES_TOLD}", lossy=True)
-        return True
-    for item in remove_extensions(draft, layout.ENCRYPTION):
-        text = "the encryption header pointer, which leads to no LUKS header, is given up"
-        old = item.data.hex()
-        note(draft, Change(code, text, item.offset, 1, old, "removed", lossy=True))
-    return True
-
-
-def find_key_slots(draft: Draft, wanted: Wanted) -> bool:
-    """Let the encryption header pointer lead to a LUKS header that nothing leads to any more."""
-    problem = problems.CRYPT_POINTER_RANGE
-    if not is_asked(draft, wanted.all or wanted.lossy, problem) or is_misread(draft):
-        return False
-    found, offset = draft.image.area.find(layout.ENCRYPTION), find_luks_header(draft)
-    pointer, size = draft.image.encryption, draft.image.geometry.file_length
-    if found is None or pointer is None or offset is None or offset + pointer.length > size:
-        return False
-    place = found.offset + HEAD
-    draft.write(place, offset.to_bytes(8, "big"))
-    text = "encryption header pointer: a LUKS header stands there, in a leaked cluster"
-    note(draft, Change(problem.code, text, place, 1, f"{pointer.offset:#x}", f"{offset:#x}"))
-    return True
-
-
-def _leads_to_luks(draft: Draft) -> bool:
-    """Tell whether the encryption header pointer is sound, and a LUKS header is there."""
-    pointer, geometry = draft.image.encryption, draft.image.geometry
-    if pointer is None or not pointer.offset or pointer.offset % geometry.cluster_size:
-        return False
-    inside = pointer.offset + pointer.length <= geometry.file_length
-    magic = layout.LUKS_MAGIC
-    return inside and draft.overlay.read(pointer.offset, len(magic)) == magic
-
-
 def clear_raw_mark(draft: Draft, wanted: Wanted) -> bool:
     """Clear the mark of a raw data file where nothing speaks for a data file."""
     problem = problems.RAW_WITHOUT_DATA_FILE
@@ -182,7 +128,6 @@ PLANNERS = (
     mend_lengths,
     cut_area,
     drop_backing_format,
-    settle_encryption,
-    find_key_slots,
+    *encryption.PLANNERS,
     clear_raw_mark,
 )

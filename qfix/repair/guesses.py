@@ -12,8 +12,8 @@ from qfix.layout.tables import COPIED, ENTRY_SIZE
 from qfix.problems import refcounts, tables
 from qfix.recount.faults import find_faults
 from qfix.recount.tally import CLASH
-from qfix.repair.owners import may_write, sound_tables
-from qfix.repair.rewrite import Edit, rewrite_l2
+from qfix.repair.owners import may_write, mostly_faulty, sound_tables
+from qfix.repair.rewrite import Edit, rewrite_l1, rewrite_l2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,7 @@ ASTRAY = (
     tables.SUBCLUSTERS_WITHOUT_CLUSTER,
     tables.COPIED_WITHOUT_OFFSET,
 )
+MOST_LOOKED_AT = 1 << 14
 TEXT = "the neighbours and a leaked cluster tell where it led; it gets that back (a guess)"
 
 
@@ -71,7 +72,23 @@ def restore_lost_tables(draft: Draft, wanted: Wanted) -> bool:
     """Let an L1 entry that lacks its table lead to the one that is lost, where only one fits."""
     if not wanted.lossy:
         return False
-    return _restore(draft, tables.LOST_L2) or _restore(draft, tables.LACKED_L2)
+    return _replace(draft) or _restore(draft, tables.LOST_L2) or _restore(draft, tables.LACKED_L2)
+
+
+def _replace(draft: Draft) -> bool:
+    """Let the one active L1 entry that leads to what is no table lead to the one that is lost."""
+    found = draft.now.find(tables.LOST_L2)
+    made = draft.made
+    if found is None or len(found) != 1 or made.tables.offset.size > MOST_LOOKED_AT:
+        return False
+    faulty = mostly_faulty(draft, made.tables.part(made.tables.active_visits > 0), 1)
+    at = np.flatnonzero(np.isin(made.entries.target, faulty) & (made.entries.layer == 0))
+    if at.size != 1:
+        return False
+    row = next(found.rows())
+    entry = np.array([int(row["host"]) | COPIED], np.uint64)
+    text = "leads to what is no table; it gets the lost one (a guess)"
+    return rewrite_l1(draft, tables.LOST_L2, at, entry, text, RESTORED)
 
 
 def _restore(draft: Draft, problem: Problem) -> bool:

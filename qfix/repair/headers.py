@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from qfix.change.draft import Change
 from qfix.layout import header as layout
@@ -25,6 +28,8 @@ __all__ = ["PLANNERS", "clear_unknown_autoclear", "set_field", "set_magic"]
 COMPRESSION_AT = layout.V3_LENGTH
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MOST_PAYLOADS = 16
+FIELDS_BEHIND = ("H127", "H128", "H129")
+"""What can be found of the fields that only the longer header has."""
 
 
 def set_magic(draft: Draft, wanted: Wanted) -> bool:
@@ -52,7 +57,7 @@ def derive_header_length(draft: Draft, wanted: Wanted) -> bool:
         length = layout.FULL_LENGTH
     why = "a guess, extensions may be lost" if lossy else "the extensions, or their end, are there"
     set_field(draft, "header_length", length, code, why, lossy=lossy)
-    reveal(draft, *EXTENSIONS)
+    reveal(draft, *EXTENSIONS, *FIELDS_BEHIND)
     return True
 
 
@@ -102,9 +107,11 @@ def settle_compression_type(draft: Draft, wanted: Wanted) -> bool:
     if not is_asked(draft, wanted.all, *both):
         return False
     problem = next(problem for problem in both if draft.found(problem))
-    zstd = [head == ZSTD_MAGIC for head in _payload_heads(draft)]
-    mixed = any(zstd) and not all(zstd)
-    if mixed or (problem is problems.COMPRESSION_UNKNOWN and not all(zstd)):
+    payloads = _payloads(draft)
+    zstd = [payload.startswith(ZSTD_MAGIC) for payload in payloads]
+    unknown = problem is problems.COMPRESSION_UNKNOWN and not any(zstd)
+    zlib_ = not unknown or all(_inflates(draft, payload) for payload in payloads)
+    if (any(zstd) and not all(zstd)) or not zlib_:
         why = "the compressed clusters do not tell what they are compressed with"
         return refuse(draft, wanted, problem.code, why, "")
     length = draft.image.header.header_length
@@ -133,20 +140,30 @@ def _set_compression(draft: Draft, code: str, length: int, zstd: list[bool]) -> 
     set_field(draft, "incompatible_features", bits, code, why)
 
 
-def _payload_heads(draft: Draft) -> list[bytes]:
-    """Return the first bytes of some compressed clusters."""
+def _inflates(draft: Draft, payload: bytes) -> bool:
+    """Tell whether a payload is a raw deflate stream of a cluster (format 10)."""
+    size = draft.image.geometry.cluster_size
+    try:
+        return len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(payload, size)) == size
+    except zlib.error:
+        return False
+
+
+def _payloads(draft: Draft) -> list[bytes]:
+    """Return the payloads of some compressed clusters."""
     image, made = draft.image, draft.made
-    heads: list[bytes] = []
+    found: list[bytes] = []
     if not (made.tally.owners[: made.tally.size] & COMPRESSED).any():
-        return heads
+        return found
     for batch in read_batches(image, made.tables):
         entries = decode(image, batch)
         inside = entries.compressed & (entries.offset < image.geometry.file_size)
-        offsets = entries.offset[inside][: MOST_PAYLOADS - len(heads)].tolist()
-        heads += [draft.overlay.read(offset, len(ZSTD_MAGIC)) for offset in offsets]
-        if len(heads) == MOST_PAYLOADS:
+        at = np.flatnonzero(inside)[: MOST_PAYLOADS - len(found)]
+        places = zip(entries.offset[at].tolist(), entries.length[at].tolist(), strict=True)
+        found += [draft.overlay.read(offset, length) for offset, length in places]
+        if len(found) == MOST_PAYLOADS:
             break
-    return heads
+    return found
 
 
 PLANNERS = (

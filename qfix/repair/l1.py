@@ -61,15 +61,14 @@ def give_up_l1_entries(draft: Draft, wanted: Wanted) -> bool:
 
 
 def give_up_bogus_tables(draft: Draft, wanted: Wanted) -> bool:
-    """Let L1 entries go that lead to clusters of something else, where most entries are impossible.
-
-    What stands there is no table: data that happens to lie there, or other metadata.
-    """
-    if not wanted.lossy or not draft.found(tables.METADATA_ON_METADATA, tables.DATA_ON_METADATA):
+    """Let L1 entries go that lead to what is no table: to data, or to other metadata."""
+    if not wanted.lossy:
         return False
     bogus = np.isin(draft.made.entries.target, bogus_tables(draft))
     at = np.flatnonzero(bogus & sound_entries(draft))
-    return _give_up(draft, tables.METADATA_ON_METADATA, at) if at.size else False
+    kinds = (tables.METADATA_ON_METADATA, tables.DATA_ON_METADATA, tables.L2_UNALIGNED)
+    problem = next((kind for kind in kinds if draft.found(kind)), tables.L2_RESERVED_BITS)
+    return _give_up(draft, problem, at) if at.size else False
 
 
 def _give_up(draft: Draft, problem: Problem, at: IntArray) -> bool:

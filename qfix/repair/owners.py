@@ -43,12 +43,14 @@ SNAPSHOT_TABLE = (snapshots.TABLE_OUTSIDE, snapshots.OVERRUN, snapshots.TOO_MANY
 NOWHERE = (
     problems.L2_RESERVED_BITS,
     problems.L2_UNALIGNED,
-    problems.L2_OUTSIDE_FILE,
-    problems.COMPRESSED_OUTSIDE,
     problems.SUBCLUSTERS_CONTRADICT,
     problems.SUBCLUSTERS_WITHOUT_CLUSTER,
 )
 """What entries are that no table would have many of."""
+
+FEWEST_FAULTS = 4
+FAR = 16
+"""How many times the file's length an offset is that no cut explains."""
 
 
 def real_owners(draft: Draft) -> ByteArray:
@@ -58,7 +60,7 @@ def real_owners(draft: Draft) -> ByteArray:
     """
     tally = draft.made.tally
     bogus = draft.found(*BOGUS) or damaged_layers(draft) or headless_layers(draft.image).size
-    if not bogus and not bogus_tables(draft).size:
+    if not bogus and not (draft.lossy and bogus_tables(draft).size):
         return tally.owners[: tally.size]
     if draft.owners is None or draft.owners.size != tally.size:
         draft.owners = _recounted(draft)
@@ -83,22 +85,29 @@ def sound_entries(draft: Draft) -> BoolArray:
 
 
 def bogus_tables(draft: Draft) -> IntArray:
-    """Return the offsets of L2 tables on clusters of what is none: other metadata, or data.
+    """Return the offsets of what is led to as L2 tables and is none.
 
-    They are told by what else is there, or by their entries, most of which fail. Only a plan that
-    may give something up goes by that.
+    Most entries there make no sense, or other metadata is there. The second reason, and one bad
+    entry that shares its cluster, count only in a plan that may give something up.
     """
+    if draft.bogus is None:
+        draft.bogus = _no_tables(draft)
+    return draft.bogus
+
+
+def _no_tables(draft: Draft) -> IntArray:
+    found = NO_INTS
+    if draft.found(*NOWHERE):
+        found = mostly_faulty(draft, draft.made.tables, FEWEST_FAULTS)
     clash = draft.found(problems.METADATA_ON_METADATA, problems.DATA_ON_METADATA)
     if not draft.lossy or not clash:
-        return NO_INTS
-    if draft.bogus is None:
-        cluster = draft.made.tables.offset >> draft.image.geometry.cluster_bits
-        owners = draft.made.tally.owners
-        shared = (owners[np.minimum(cluster, owners.size - 1)] & CLASH) != 0
-        faulty = _mostly_faulty(draft, draft.made.tables.part(shared))
-        held = np.isin(cluster, _trusted(draft)) & (draft.made.tables.offset > 0)
-        draft.bogus = np.union1d(faulty, draft.made.tables.offset[held])
-    return draft.bogus
+        return found
+    cluster = draft.made.tables.offset >> draft.image.geometry.cluster_bits
+    owners = draft.made.tally.owners
+    shared = (owners[np.minimum(cluster, owners.size - 1)] & CLASH) != 0
+    faulty = mostly_faulty(draft, draft.made.tables.part(shared), 1)
+    held = np.isin(cluster, _trusted(draft)) & (draft.made.tables.offset > 0)
+    return np.unique(np.concatenate((found, faulty, draft.made.tables.offset[held])))
 
 
 def _trusted(draft: Draft) -> IntArray:
@@ -117,17 +126,21 @@ def _trusted(draft: Draft) -> IntArray:
     return np.unique(spread(first[sound], count[sound]))
 
 
-def _mostly_faulty(draft: Draft, suspects: L2Tables) -> IntArray:
-    """Return the offsets of the tables most of whose entries lead nowhere."""
+def mostly_faulty(draft: Draft, suspects: L2Tables, fewest: int) -> IntArray:
+    """Return the offsets of tables of whose entries most, and at least *fewest*, are impossible.
+
+    Entries that lead not far behind the end of the file are what a file that was cut has.
+    """
     found = [NO_INTS]
+    far = FAR * draft.image.geometry.file_length
     for batch in read_batches(draft.image, suspects):
         entries = decode(draft.image, batch)
-        wrong = np.zeros(entries.entry.size, np.bool_)
+        wrong = (entries.standard | entries.compressed) & (entries.offset > far)
         for problem, faulty, _ in find_faults(draft.image, entries):
             wrong |= faulty if problem in NOWHERE else False
         rows = batch.tables.offset.size
         faults, used = by_row(entries.row[wrong], rows), by_row(entries.row, rows)
-        found.append(batch.tables.offset[(faults > 0) & (2 * faults >= used)])
+        found.append(batch.tables.offset[(faults >= fewest) & (2 * faults >= used)])
     return np.concatenate(found)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 U = np.uint64
 MOST_USERS = 1 << 22
 MOST_COPIED = 1 << 30
+MOST_COPIES = 1 << 15
 COPY_BYTES = 1 << 22
 
 
@@ -180,9 +181,10 @@ def _real_metadata(draft: Draft) -> IntArray:
 
 def fits(draft: Draft, size: int, problem: Problem) -> bool:
     """Tell whether copies of *size* bytes are within what a plan may add; say so if they aren't."""
-    if size <= MOST_COPIED + draft.overlay.size:
+    copies = size >> draft.image.geometry.cluster_bits
+    if size <= MOST_COPIED + draft.overlay.size and copies <= MOST_COPIES:
         return True
-    why = f"{size >> 20} MiB of copies would be needed, more than the image itself has"
+    why = f"{copies} copies of clusters ({size >> 20} MiB) would be needed: that many are not made"
     draft.leave("copies", Left((problem.code,), why, "qemu-img convert"))
     return False
 

@@ -12,7 +12,7 @@ from qfix.layout.header import MAX_L1_ENTRIES
 from qfix.layout.tables import ENTRY_SIZE
 from qfix.problems import snapshots as problems
 from qfix.problems import tables
-from qfix.recount.tally import CLAIMED
+from qfix.recount.tally import CLAIMED, CLASH
 from qfix.repair.fields import TABLES, is_asked, note, reveal
 from qfix.repair.owners import may_write, real_owners
 from qfix.repair.sizes import CLASHING, is_l1_table, is_too_long, tell_beyond
@@ -44,16 +44,14 @@ def mend_l1_pointers(draft: Draft, wanted: Wanted) -> bool:
     if draft.found(*NO_TABLE, *UNREADABLE, problems.TOO_MANY):
         return False
     misled = _misled(draft)
+    if misled:
+        places = {index: _place(draft, index, alone=len(misled) == 1) for index in misled}
+    else:
+        misled, places = _clashing(draft)
     planned = False
-    for item in draft.image.snapshots:
-        code, place = misled.get(item.index), None
-        if code:
-            place = _place(draft, item, alone=len(misled) == 1)
-        elif is_too_long(draft, *_stated(item), _needed(draft, item)):
-            code = next(problem.code for problem in CLASHING if draft.found(problem))
-            place = Place(item.entry.l1_table_offset, _needed(draft, item))
-        if code and place and _write(draft, item, code, place):
-            planned = True
+    for index, place in places.items():
+        if place is not None:
+            planned |= _write(draft, draft.image.snapshots[index], misled[index], place)
     return planned
 
 
@@ -64,6 +62,26 @@ def _misled(draft: Draft) -> dict[int, str]:
         found = draft.now.find(problem)
         codes |= {row["first"]: problem.code for row in found.rows()} if found else {}
     return codes
+
+
+def _clashing(draft: Draft) -> tuple[dict[int, str], dict[int, Place | None]]:
+    """Return the snapshots whose L1 tables are where something else is: what says so, and places.
+
+    A table that begins there and is too long is cut; for another one there is the lost one.
+    """
+    items = draft.image.snapshots
+    code = next(problem.code for problem in CLASHING if draft.found(problem))
+    places: dict[int, Place | None] = {}
+    for item in items:
+        needed = _needed(draft, item)
+        if is_too_long(draft, *_stated(item), needed):
+            places[item.index] = Place(item.entry.l1_table_offset, needed)
+    bits, tally = draft.image.geometry.cluster_bits, draft.made.tally
+    if not places and draft.found(tables.LOST_L1):
+        first = {item.index: item.entry.l1_table_offset >> bits for item in items}
+        doubtful = [index for index, at in first.items() if tally.owners[at] & CLASH]
+        places = {index: _place(draft, index, alone=len(doubtful) == 1) for index in doubtful}
+    return dict.fromkeys(places, code), places
 
 
 def _stated(item: Snapshot) -> Place:
@@ -77,12 +95,15 @@ def _needed(draft: Draft, item: Snapshot) -> int:
     return -(-size // reach) + -(-item.vm_state_size // reach)
 
 
-def _place(draft: Draft, item: Snapshot, *, alone: bool) -> Place | None:
+def _place(draft: Draft, index: int, *, alone: bool) -> Place | None:
     """Return where the L1 table of a snapshot must be, None where that can't be told."""
+    item = draft.image.snapshots[index]
     needed, (offset, entries) = _needed(draft, item), _stated(item)
     if not 0 < needed <= MAX_L1_ENTRIES:
         return None
     for place in _candidates(draft, offset, alone=alone):
+        if place == offset and not draft.found(*MISLED):
+            continue
         for size in (entries, needed) if needed <= entries <= MAX_L1_ENTRIES else (needed,):
             if is_l1_table(draft, place, size) and _is_free(draft, place, size):
                 return Place(place, size)

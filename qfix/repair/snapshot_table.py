@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from qfix.change.allocate import NoRoomError
 from qfix.layout.header import MAX_FILE_OFFSET
 from qfix.layout.snapshots import SnapshotEntry
 from qfix.problems import snapshots as problems
-from qfix.repair.fields import make_room, set_field
+from qfix.repair.fields import make_room, put, set_field
+from qfix.repair.owners import may_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,18 +58,35 @@ def rewrite_table(
 ) -> None:
     """Plan a snapshot table of *entries*, and let the header lead there; raises NoRoomError.
 
-    It gets a new place, unless it is the beginning of the present table. Once it is in place what
-    is found of *mended* does not lead behind the end of the file any more.
+    It gets a new place, unless it is the beginning of the present table, or there is none and the
+    present one has room. Once it is in place what is found of *mended* does not lead behind the
+    end of the file any more.
     """
     table = encode_table(entries)
-    bits = draft.image.geometry.cluster_bits
     offset = draft.image.header.snapshots_offset if table else 0
     if table and not _begins(draft, offset, table):
+        offset = _place(draft, len(table), mended)
         count = draft.image.geometry.clusters(len(table))
-        offset = make_room(draft, count, *mended) << bits
-        draft.write(offset, table.ljust(count << bits, b"\0"))
+        put(draft, offset, table.ljust(count << draft.image.geometry.cluster_bits, b"\0"))
     set_field(draft, "nb_snapshots", len(entries), code, why, lossy=lossy)
     set_field(draft, "snapshots_offset", offset, code, why, lossy=lossy)
+
+
+def _place(draft: Draft, length: int, mended: tuple[Problem, ...]) -> int:
+    """Return where a table of *length* bytes can be written; raises NoRoomError."""
+    geometry, offset = draft.image.geometry, draft.image.header.snapshots_offset
+    count = geometry.clusters(length)
+    try:
+        return make_room(draft, count, *mended) << geometry.cluster_bits
+    except NoRoomError:
+        end = offset + (count << geometry.cluster_bits)
+        held = geometry.clusters(draft.image.snapshot_table[1].size)
+        clusters = np.arange(count) + (offset >> geometry.cluster_bits)
+        if count > max(1, held) or end > draft.overlay.size or offset % geometry.cluster_size:
+            raise
+        if not offset or not may_write(draft, clusters).all():
+            raise
+        return offset
 
 
 def _begins(draft: Draft, offset: int, table: bytes) -> bool:
