@@ -13,7 +13,7 @@ from qfix.recount.batches import read_batches
 from qfix.recount.entries import decode
 
 if TYPE_CHECKING:
-    from qfix.arrays import IntArray
+    from qfix.arrays import BoolArray, IntArray
     from qfix.change.draft import Draft
 
 DANGLING = (
@@ -141,8 +141,21 @@ def free_clusters(draft: Draft) -> IntArray:
     if draft.taken:
         inside = inside[~np.isin(inside, np.array(sorted(draft.taken)))]
     inside = inside[inside < min(size, whole)]
+    inside = inside[_were_free(draft, inside)]
     behind = inside >= made.tally.end_cluster
     return np.concatenate((inside[behind], inside[~behind]))
+
+
+def _were_free(draft: Draft, clusters: IntArray) -> BoolArray:
+    """Tell which clusters were free in the file too: what the plan has freed is not written to."""
+    before = draft.before.recount
+    if before is None or draft.now is draft.before:
+        return np.ones(clusters.size, np.bool_)
+    counted = before.tally.counted
+    free = counted[np.minimum(clusters, counted.size - 1)] == 0
+    stored, _ = before.stored.lookup(clusters)
+    were: BoolArray = (free | (clusters >= before.tally.size)) & (stored == 0)
+    return were
 
 
 def _zeros(draft: Draft, clusters: IntArray) -> IntArray:

@@ -63,7 +63,8 @@ class Draft:
     (their titles) that are given up, `withheld` the runs of leaked clusters that are not freed;
     findings of the codes in `expected` are what the user asked for;
     `owners` and `bogus` are kept by who needs them until the
-    next examination. `lossy` says that something may be given up.
+    next examination. `lossy` says that something may be given up; `raised` are the
+    clusters whose refcounts the plan has raised.
     """
 
     overlay: Overlay
@@ -84,6 +85,7 @@ class Draft:
     owners: ByteArray | None = None
     bogus: IntArray | None = None
     lossy: bool = False
+    raised: list[IntArray] = field(default_factory=list)
     firsts: dict[int, int] | None = None
 
     @classmethod

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from qfix.arrays import NO_INTS, BoolArray, IntArray, Words
+from qfix.layout.header import CRYPT_LUKS
 from qfix.layout.tables import (
     ALLOC_BITS,
     COMPRESSED,
@@ -131,14 +132,18 @@ def _touched(sectors: IntArray, offset: IntArray, size: int) -> BoolArray:
 
 
 def _differing(before: View, after: View, old: IntArray, new: IntArray) -> BoolArray:
-    """Return which entries of pairs of L2 tables read differently, tables by entries."""
+    """Return which entries of pairs of L2 tables read differently, tables by entries.
+
+    With LUKS the same bytes mean something else in another place (format 9).
+    """
     one, other = _mapped(before.image, old), _mapped(after.image, new)
     same = one.kind == other.kind
     value = one.value == other.value
     valued = (one.kind != NOTHING) & (one.kind != ZEROS)
     differ: BoolArray = ~same | (valued & ~value) | (one.bitmap != other.bitmap)
     moved = same & (one.kind == DATA) & ~value & (one.bitmap == other.bitmap)
-    if moved.any() and not before.image.geometry.data_file:
+    fixed = before.image.header.crypt_method == CRYPT_LUKS
+    if moved.any() and not before.image.geometry.data_file and not fixed:
         differ[moved] = ~_equal(before.image, one.value[moved], after.image, other.value[moved])
     packed = same & (one.kind == PACKED) & ~value
     if packed.any():
@@ -191,6 +196,7 @@ def _decoded(image: Image, entry: Words, bitmap: Words) -> Mapped:
         wrong |= packed & (bitmap != 0)
         empty = data & (alloc == 0)
         kind[empty], value[empty] = NOTHING, 0
+        data &= ~empty
     else:
         wrong = np.zeros(entry.shape, np.bool_)
     misplaced = data & (offset % geometry.cluster_size != 0)
@@ -202,7 +208,8 @@ def _decoded(image: Image, entry: Words, bitmap: Words) -> Mapped:
         misplaced |= zero
     wrong |= misplaced
     kind[wrong] = DAMAGED
-    told = np.where(packed, entry & U(COPIED - 1), entry & U(OFFSET_MASK | ZERO))
+    read = OFFSET_MASK if geometry.extended else OFFSET_MASK | ZERO
+    told = np.where(packed, entry & U(COPIED - 1), entry & U(read))
     value[wrong] = told.astype(np.int64)[wrong]
     return Mapped(kind, value, known)
 

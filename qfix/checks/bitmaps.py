@@ -100,8 +100,8 @@ def _table(image: Image, item: Bitmap) -> Iterator[Findings]:
         yield problems.TABLE.at(item.index, text=text, offset=offset, entries=entries, host=host)
         return
     needed = item.needed_entries(geometry.virtual_size, size)
-    if entries < needed and not entry.flags & bitmaps.IN_USE:
-        yield problems.TOO_SMALL.at(
+    if entries != needed and not entry.flags & bitmaps.IN_USE:
+        yield problems.TABLE_SIZE.at(
             item.index, text=text, entries=entries, needed=needed, host=host
         )
 

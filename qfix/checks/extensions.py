@@ -45,8 +45,10 @@ def backing_name_fits(image: Image) -> Iterator[Findings]:
     """The backing file's name is in the first cluster, behind the extensions (format 11)."""
     head = image.header
     offset, length = head.backing_file_offset, head.backing_file_size
+    size = image.geometry.cluster_size
+    if offset > size and not length:
+        yield problems.BACKING_OFFSET.at(0, offset=offset, length=length, host=8)
     if offset and length:
-        size = image.geometry.cluster_size
         if length > header.MAX_BACKING_NAME:
             yield problems.BACKING_LENGTH.at(0, length=length, host=16)
         elif offset + length > size:

@@ -156,13 +156,13 @@ AUTOCLEAR_ALONE = error(
     " data is lost.",
     fix="all",
 )
-TOO_SMALL = error(
+TABLE_SIZE = error(
     "B614",
-    "bitmap-too-small",
+    "bitmap-table-size",
     "bitmap",
     METADATA,
     LOSSY,
-    "bitmap {text} covers less than the virtual disk: {entries} table entries, {needed} needed",
+    "bitmap {text} does not fit the virtual disk: {entries} table entries, {needed} needed",
     "QEMU does not open the image.",
     BACKUP,
     fix="all",

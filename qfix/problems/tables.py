@@ -185,10 +185,11 @@ ZERO_IN_VERSION_2 = error(
     "zero-flag-in-version-2",
     "L2 entry",
     METADATA,
-    MANUAL,
+    LOSSY,
     "the zero flag is set in an image of version 2: entry={entry:#x}",
     "QEMU fails to read this cluster; its own check does not see it.",
     "The version field or this bit is damaged. " + RESTORE,
+    fix="all",
 )
 COPIED_WITHOUT_OFFSET = remark(
     "T222",

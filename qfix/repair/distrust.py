@@ -44,7 +44,7 @@ UNREADABLE = (
     problems.DIRECTORY_BROKEN,
     problems.DIRECTORY_COUNT,
 )
-DAMAGED = (problems.TABLE, problems.TABLE_ENTRY, problems.TOO_SMALL)
+DAMAGED = (problems.TABLE, problems.TABLE_ENTRY, problems.TABLE_SIZE)
 SHARED = (tables.DATA_ON_METADATA, tables.METADATA_ON_METADATA)
 OUTSIDE = (problems.TABLE, problems.TABLE_ENTRY)
 

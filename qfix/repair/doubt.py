@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qfix.problems import extensions, header, snapshots, tables
+from qfix.problems import bitmaps, extensions, header, snapshots, tables
 
 if TYPE_CHECKING:
     from qfix.change.draft import Draft
@@ -30,6 +30,7 @@ NEVER = (
 repair frees them."""
 ASTRAY = (
     *NEVER,
+    header.HEADER_LENGTH,
     extensions.EXTENSION_OVERRUN,
     extensions.EXTENSION_DOUBLE,
     header.L1_TOO_SMALL,
@@ -60,6 +61,10 @@ ASTRAY = (
     snapshots.L1_OUTSIDE,
     snapshots.L1_EMPTY,
     snapshots.PHANTOM,
+    bitmaps.DIRECTORY_RANGE,
+    bitmaps.DIRECTORY_BROKEN,
+    bitmaps.TABLE,
+    bitmaps.TABLE_ENTRY,
 )
 """Something leads astray: what it led to may be among the leaked clusters."""
 

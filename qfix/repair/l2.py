@@ -44,6 +44,7 @@ NOWHERE = (
     tables.COMPRESSED_OUTSIDE,
     tables.COMPRESSED_BITMAP,
     tables.SUBCLUSTERS_WITHOUT_CLUSTER,
+    tables.ZERO_IN_VERSION_2,
 )
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -188,6 +189,12 @@ def _nowhere(draft: Draft, problem: Problem, entries: Entries, at: IntArray) -> 
     entry = np.zeros(at.size, np.uint64)
     bitmap: Words | None = np.zeros(at.size, np.uint64) if image.geometry.extended else None
     backing = image.head.backing_name is not None
+    if problem is tables.ZERO_IN_VERSION_2:
+        sound = entries.offset[at] % image.geometry.cluster_size == 0
+        kept = np.where(sound, entries.entry[at] & ~U(ZERO), U(0))
+        return Edit(
+            problem, at, kept, None, "version 2 has no zero flag; what is there stays", LOST
+        )
     if problem is tables.SUBCLUSTERS_WITHOUT_CLUSTER:
         zeros = entries.zeros[at] | (entries.alloc[at] if backing else U(0))
         entry = entries.entry[at] & U(0)

@@ -9,17 +9,21 @@ import numpy as np
 from qfix.change.draft import Left
 from qfix.layout.header import MIN_EXTENDED_CLUSTER_BITS
 from qfix.layout.tables import COMPRESSED, L2_RESERVED, OFFSET_MASK
-from qfix.problems import header, refcounts, tables
+from qfix.problems import header, refcounts, snapshots, tables
 from qfix.recount.batches import read_batches
 
 if TYPE_CHECKING:
-    from qfix.arrays import Words
+    from qfix.arrays import IntArray, Words
     from qfix.change.draft import Draft
     from qfix.image import Image
-    from qfix.problems import Findings
 
 U = np.uint64
-CONTRADICTORY = (header.VERSION_2_FIELDS, header.SUBCLUSTER_SIZE)
+CONTRADICTORY = (
+    header.VERSION_2_FIELDS,
+    header.SUBCLUSTER_SIZE,
+    header.VIRTUAL_SIZE,
+    header.L1_TOO_LARGE,
+)
 ODD = (
     tables.L1_RESERVED_BITS,
     tables.L1_UNALIGNED,
@@ -30,9 +34,10 @@ ODD = (
     tables.DATA_FILE_OFFSET,
     tables.COMPRESSED_DATA_FILE,
 )
-"""What most entries have where tables are read by a wrong cluster size or a wrong feature bit."""
+"""What entries have where tables are read by a wrong cluster size or a wrong feature bit."""
 FEWEST_ODD = 4
-BELIEVED = 0.5
+FEWEST_OFFSETS = 8
+MOST_TABLES = 64
 
 
 def reason_to_keep_off(draft: Draft) -> Left | None:
@@ -68,43 +73,42 @@ def _contradiction(draft: Draft) -> str:
         return "the extended L2 bit is set, but the tables are made of plain entries"
     if not image.geometry.extended and _entries_are_bitmaps(draft):
         return "the extended L2 bit is clear, but every other entry is a subcluster bitmap"
-    if image.data_file_name is not None and not image.geometry.data_file:
+    strange = draft.found(tables.DATA_ON_METADATA, tables.L2_OUTSIDE_FILE, tables.REUSED)
+    if image.data_file_name is not None and not image.geometry.data_file and strange:
         return "the header names a data file, but the data file bit is clear: one of them is wrong"
-    if draft.found(tables.DATA_FILE_OFFSET) and draft.found(refcounts.LEAKED):
+    elsewhere = draft.now.find(tables.DATA_FILE_OFFSET)
+    used = draft.made.tally.statistics.l2[0].used
+    if elsewhere and 2 * elsewhere.units > used and draft.found(refcounts.LEAKED):
         return "the data file bit is set, but the tables lead to clusters of this file"
-    if _most_entries_are_odd(draft):
-        return (
-            "most refcounts and most entries are impossible: the cluster size or a feature bit of"
-            " the header is probably wrong, so nothing is changed"
-        )
+    return _wrong_cluster_size(draft)
+
+
+def _wrong_cluster_size(draft: Draft) -> str:
+    """Return what speaks for another cluster size: how all offsets are aligned."""
+    size = draft.image.geometry.cluster_size
+    offset = _offsets(draft)
+    if offset.size < FEWEST_OFFSETS:
+        return ""
+    unaligned = offset % size != 0
+    halves = not (offset % (size // 2)).any() or not (offset % max(512, size // 4)).any()
+    if 4 * int(unaligned.sum()) > offset.size and halves:
+        return "so many offsets are multiples of half a cluster that clusters are probably smaller"
+    small = draft.found(header.L1_TOO_SMALL, snapshots.DISK_SIZE)
+    if small and not (offset % (2 * size)).any():
+        return "all offsets are multiples of two clusters, so clusters are probably larger"
     return ""
 
 
-def _most_entries_are_odd(draft: Draft) -> bool:
-    """Tell whether neither refcounts nor the active layer's entries make sense."""
-    odd = sum(_active_units(item) for item in draft.now.findings if item.problem in ODD)
-    counts = draft.made.tally.statistics
-    kinds = (counts.l1[0], counts.l2[0])
-    used = sum(kind.used + kind.unaligned + kind.invalid + kind.compressed for kind in kinds)
-    return odd >= FEWEST_ODD and 2 * odd >= used and _agreement(draft) < BELIEVED
-
-
-def _active_units(found: Findings) -> int:
-    layer = found.facts.get("layer")
-    if layer is None:
-        return found.units
-    return int((np.asarray(found.count) * (np.asarray(layer) == 0)).sum())
-
-
-def _agreement(draft: Draft) -> float:
-    """Return the share of the clusters that are counted as in use whose refcount is right."""
-    right = total = 0
-    for chunk in draft.made.stored.chunks(draft.made.tally):
-        stored = chunk.counted if chunk.stored is None else chunk.stored
-        used = chunk.counted > 0
-        total += int(used.sum())
-        right += int((used & (stored == chunk.counted)).sum())
-    return right / total if total else 1.0
+def _offsets(draft: Draft) -> IntArray:
+    """Return the host offsets in the L1 tables, and in some L2 tables of the active layer."""
+    made, size = draft.made, draft.image.geometry.cluster_size
+    parts = [made.entries.target[made.entries.target > 0]]
+    some = made.tables.part(np.flatnonzero(made.tables.active_visits > 0)[:MOST_TABLES])
+    for batch in read_batches(draft.image, some):
+        words = batch.entries[(batch.entries & U(COMPRESSED)) == 0]
+        parts.append((words & U(OFFSET_MASK)).astype(np.int64))
+    offset = np.concatenate(parts)
+    return offset[(offset > 0) & (offset < draft.image.geometry.file_length + size)]
 
 
 def _entries_are_bitmaps(draft: Draft) -> bool:
@@ -119,7 +123,7 @@ def _entries_are_bitmaps(draft: Draft) -> bool:
         second, first = batch.entries[:, 1::2], batch.entries[:, 0::2]
         odd, odd_sound = odd + int(np.count_nonzero(second)), odd_sound + _sound(image, second)
         even, even_sound = even + int(np.count_nonzero(first)), even_sound + _sound(image, first)
-    return odd > 1 and 4 * odd_sound < odd and 2 * even_sound > even
+    return odd >= FEWEST_ODD and not odd_sound and 2 * even_sound > even >= odd
 
 
 def _sound(image: Image, words: Words) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qfix.change.draft import Left
+from qfix.change.draft import ALLOWED, Left
 from qfix.change.plan import run_rounds
 from qfix.change.rehearse import faults
 from qfix.errors import Status
@@ -14,6 +14,7 @@ from qfix.problems import refcounts as refcounts_found
 from qfix.repair import (
     bitmaps,
     copied,
+    distrust,
     extensions,
     extent,
     guesses,
@@ -48,22 +49,24 @@ def plan_repair(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -
     draft.lossy = wanted.lossy
     if draft.now.image is None or draft.now.recount is None:
         run_rounds(draft, [_asked(_header_alone, wanted)])
-    if draft.now.image is None or draft.now.recount is None:
-        _say_what_is_left(draft, wanted)
-        return
-    run_rounds(draft, [_asked(extent.trim_l1_size, wanted)])
+    if draft.now.image is not None and draft.now.recount is not None:
+        run_rounds(draft, [_asked(planner, wanted) for planner in HEADER])
+        _plan_tables(draft, wanted, withheld)
+    _settle(draft, wanted)
+
+
+def _plan_tables(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -> None:
     why_not = reason_to_keep_off(draft)
     if why_not:
         draft.withdraw()
         draft.leave("kept-off", why_not)
         return
     planners: list[Planner] = [
-        width.set_refcount_width,
-        *headers.PLANNERS,
-        *extensions.PLANNERS,
+        *HEADER,
         *snapshots.PLANNERS,
         l1.clear_l1_bits,
         l2.clear_l2_bits,
+        distrust.distrust_shared,
         guesses.restore_lost_tables,
         l1.give_up_bogus_tables,
         reftable.rebuild_refcount_structure,
@@ -81,11 +84,21 @@ def plan_repair(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -
     run_rounds(draft, [_asked(planner, wanted) for planner in planners])
     if finish(draft):
         draft.examine()
-    _settle(draft, wanted)
+
+
+HEADER: tuple[Planner, ...] = (
+    width.set_refcount_width,
+    *headers.PLANNERS,
+    *extensions.PLANNERS,
+    extent.trim_l1_size,
+)
+"""What makes sure that the tables are read by a header that is right."""
 
 
 def _settle(draft: Draft, wanted: Wanted) -> None:
     """Withdraw a plan that can't be finished without losses; forget reasons that are past."""
+    if not draft.changes:
+        draft.withdraw()
     worse = [] if wanted.lossy else faults(draft)
     if worse:
         codes = tuple(found.problem.code for found in draft.before.findings)
@@ -137,6 +150,8 @@ def finish(draft: Draft) -> bool:
     if not draft.changes:
         return False
     planned = headers.clear_unknown_autoclear(draft)
-    if any(part.layer == 0 and part.kind != "suspect" for part in draft.ranges):
+    size = draft.image.geometry.virtual_size
+    told = (part for part in draft.ranges if part.layer == 0 and part.kind in ALLOWED)
+    if any((part.start < size).any() for part in told):
         planned |= bitmaps.mark_in_use(draft)
     return planned

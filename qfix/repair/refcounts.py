@@ -155,12 +155,18 @@ def _to_change(
 
 
 def _lost_by_plan(draft: Draft, chunk: Chunk, stored: AnyArray) -> BoolArray:
-    """Tell which clusters had all the users that are stored before the plan took some away."""
+    """Tell which clusters had all the users that are stored before the plan took some away.
+
+    Or whose refcounts the plan itself has raised, for users that it then moved.
+    """
     before = draft.before.recount
     own = np.zeros(stored.size, np.bool_)
     if before is not None and draft.now is not draft.before:
         counted = before.tally.counted[chunk.start : min(chunk.end, before.tally.size)]
         own[: counted.size] = counted >= stored[: counted.size]
+        for clusters in draft.raised:
+            inside = clusters[(clusters >= chunk.start) & (clusters < chunk.end)]
+            own[inside - chunk.start] = True
     return own
 
 
@@ -173,6 +179,7 @@ def _store(draft: Draft, chunk: Chunk, stored: AnyArray, wrong: BoolArray) -> bo
         at = np.flatnonzero(wrong[part]) + block * per
         if write_refcounts(draft, chunk.start + at, chunk.counted[at]):
             _note(draft, chunk.start + at, stored[at], chunk.counted[at])
+            draft.raised.append(chunk.start + at[stored[at] < chunk.counted[at]])
             planned = True
     return planned
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from qfix.arrays import NO_INTS, AnyArray, BoolArray, IntArray, grouped, runs, spread
 from qfix.change.allocate import NoRoomError, allocate, allocate_each
-from qfix.change.draft import SUSPECT, Change, Left
+from qfix.change.draft import LOST, SUSPECT, Change, Left
+from qfix.layout.header import CRYPT_LUKS
 from qfix.layout.tables import OFFSET_MASK, descriptor_bits
 from qfix.problems import tables
 from qfix.recount.batches import read_batches
@@ -61,6 +62,10 @@ def copy_shared_clusters(draft: Draft, wanted: Wanted) -> bool:
     asked = wanted.reuse and draft.found(tables.REUSED, tables.DATA_ON_METADATA)
     if not asked or draft.image.geometry.data_file:
         return False
+    if draft.image.header.crypt_method == CRYPT_LUKS and not wanted.lossy:
+        why = "with LUKS a copy reads as something else, so clusters with two users can't be copied"
+        draft.leave("luks", Left((tables.REUSED.code,), why, "--lossy"))
+        return False
     uses = _uses(draft)
     return _move_compressed(draft, uses) or _move_standard(draft, uses)
 
@@ -82,6 +87,8 @@ def _move_standard(draft: Draft, uses: Uses) -> bool:
         draft.leave("room", Left((tables.REUSED.code,), str(error)))
         return False
     copy_clusters(draft, pairs[:, 0], places, as_it_was=True)
+    if draft.image.header.crypt_method == CRYPT_LUKS:
+        draft.tell_entries(LOST, moving.table, moving.index)
     _lead_there(draft, moving, places[which.ravel()])
     _say(draft, pairs, places)
     for problem in (tables.REUSED, tables.DATA_ON_METADATA):

@@ -12,6 +12,8 @@ from qfix.layout.header import MAX_L1_ENTRIES
 from qfix.layout.tables import ENTRY_SIZE
 from qfix.problems import snapshots as problems
 from qfix.problems import tables
+from qfix.recount.batches import read_batches
+from qfix.recount.entries import decode
 from qfix.recount.tally import CLAIMED, CLASH
 from qfix.repair.fields import TABLES, is_asked, note, reveal
 from qfix.repair.owners import may_write, real_owners
@@ -21,6 +23,7 @@ from qfix.repair.snapshot_table import NO_TABLE, UNREADABLE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from qfix.arrays import IntArray
     from qfix.change.draft import Draft
     from qfix.layout.snapshots import Snapshot
     from qfix.repair.wanted import Wanted
@@ -129,11 +132,33 @@ def _is_free(draft: Draft, place: int, entries: int) -> bool:
     return not (held & CLAIMED).any()
 
 
+def _holds_data(draft: Draft, clusters: IntArray) -> bool:
+    """Tell whether guest data is in *clusters* by what the needed entries of L1 tables lead to.
+
+    What is taken for entries behind them may seem to lead anywhere.
+    """
+    image, entries = draft.image, draft.made.entries
+    needed = np.array(
+        [image.geometry.needed_l1_entries, *(_needed(draft, item) for item in image.snapshots)]
+    )
+    real = entries.index < needed[entries.layer]
+    led_to = np.isin(draft.made.tables.offset, entries.target[real])
+    for batch in read_batches(image, draft.made.tables.part(led_to)):
+        found = decode(image, batch)
+        first = found.offset >> image.geometry.cluster_bits
+        last = (found.offset + found.length - 1) >> image.geometry.cluster_bits
+        mapped = found.standard | found.compressed
+        if any((mapped & (first <= at) & (at <= last)).any() for at in clusters.tolist()):
+            return True
+    return False
+
+
 def _write(draft: Draft, item: Snapshot, code: str, place: Place) -> bool:
     """Plan place and size of the L1 table in the snapshot's entry, where that may be written."""
     bits, reach = draft.image.geometry.cluster_bits, draft.image.geometry.bytes_per_l1_entry
     clusters = np.unique(np.array([item.offset, item.offset + FIELDS - 1]) >> bits)
-    if not may_write(draft, clusters).all() or place == _stated(item):
+    free = may_write(draft, clusters).all() or not _holds_data(draft, clusters)
+    if not free or place == _stated(item):
         return False
     draft.write(item.offset, place.offset.to_bytes(8, "big") + place.entries.to_bytes(4, "big"))
     old, new = (f"{offset:#x}, {entries} entries" for offset, entries in (_stated(item), place))
