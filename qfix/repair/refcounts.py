@@ -35,6 +35,7 @@ UNTRUSTED = (
     header.REFTABLE_TOO_LARGE,
 )
 """What is taken for refcount blocks may be something else."""
+MOST_NAMED = 3
 MOST_WITHHELD = 10_000
 
 
@@ -77,7 +78,7 @@ def _may_free(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -> 
     codes = tuple(found.problem.code for found in (*lost, *astray))
     _withhold(draft)
     if lost:
-        what = f"{sum(found.units for found in lost)} lost tables may have led to them"
+        what = f"{sum(found.units for found in lost)} lost tables may have led to them{_held(lost)}"
     elif astray:
         what = f"what {', '.join(codes[:3])} led to may be among them"
     else:
@@ -91,6 +92,13 @@ def _may_free(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -> 
                 draft.tell(SUSPECT, layer, np.array([start]), np.array([length]))
     draft.leave("leaks", Left(codes, why, "" if is_hopeless(draft) else "--lossy"))
     return False
+
+
+def _held(lost: list[Findings]) -> str:
+    """Return what lost tables seem to hold, and for which guest range, as far as that is told."""
+    rows = [row for found in lost for row in found.rows(MOST_NAMED) if row.get("where")]
+    told = [f"{row['bytes']} bytes, {row['where']}" for row in rows[:MOST_NAMED]]
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _give_up(draft: Draft, found: Findings) -> None:
