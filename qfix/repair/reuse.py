@@ -11,7 +11,7 @@ from qfix.arrays import NO_INTS, AnyArray, BoolArray, IntArray, grouped, runs, s
 from qfix.change.allocate import NoRoomError, allocate, allocate_each
 from qfix.change.draft import LOST, SUSPECT, Change, Left
 from qfix.layout.header import CRYPT_LUKS
-from qfix.layout.tables import OFFSET_MASK, descriptor_bits
+from qfix.layout.tables import ALLOC_BITS, OFFSET_MASK, ZERO, descriptor_bits
 from qfix.problems import tables
 from qfix.recount.batches import read_batches
 from qfix.recount.entries import decode
@@ -84,8 +84,7 @@ def _move_standard(draft: Draft, uses: Uses) -> bool:
     try:
         places = allocate_each(draft, len(pairs))
     except NoRoomError as error:
-        draft.leave("room", Left((tables.REUSED.code,), str(error)))
-        return False
+        return _let_go(draft, moving, error)
     copy_clusters(draft, pairs[:, 0], places, as_it_was=True)
     if draft.image.header.crypt_method == CRYPT_LUKS:
         draft.tell_entries(LOST, moving.table, moving.index)
@@ -153,8 +152,7 @@ def _move_compressed(draft: Draft, uses: Uses) -> bool:
     try:
         start = allocate(draft, int(span.sum()))
     except NoRoomError as error:
-        draft.leave("room", Left((tables.DATA_ON_METADATA.code,), str(error)))
-        return False
+        return _let_go(draft, uses.part(at), error)
     places = start + np.cumsum(span) - span
     copy_clusters(
         draft, spread(distinct[:, 0], span), np.arange(start, start + span.sum()), as_it_was=True
@@ -163,6 +161,27 @@ def _move_compressed(draft: Draft, uses: Uses) -> bool:
     _shift_compressed(draft, moving, (places[which.ravel()] - moving.first) * size)
     _say(draft, distinct[:, [0, 2]], places)
     suspect(draft, tables.DATA_ON_METADATA)
+    return True
+
+
+def _let_go(draft: Draft, moving: Uses, error: NoRoomError) -> bool:
+    """Give up entries for which there is no room to copy; a plan without losses says so instead."""
+    if not draft.lossy:
+        draft.leave("room", Left((tables.REUSED.code, tables.DATA_ON_METADATA.code), str(error)))
+        return False
+    image = draft.image
+    zeros = image.head.backing_name is not None and image.header.version >= 3
+    step = image.geometry.entry_size // 8
+    for table, at in grouped(moving.table):
+        words = np.frombuffer(draft.overlay.read(table, image.geometry.cluster_size), ">u8").copy()
+        index = moving.index[at] * step
+        words[index] = ZERO if zeros and not image.geometry.extended else 0
+        if image.geometry.extended:
+            words[index + 1] = ALLOC_BITS << 32 if zeros else 0
+        draft.write(table, words.tobytes())
+        text = f"{at.size} L2 entries of the table at {table:#x} lead to what others use; given up"
+        draft.note(Change(tables.DATA_ON_METADATA.code, text, table, at.size, lossy=True))
+    draft.tell_entries(LOST, moving.table, moving.index)
     return True
 
 
