@@ -13,8 +13,9 @@ from qfix.layout import extensions, header
 from qfix.layout.bitmaps import Bitmap, BitmapEntry, Directory, parse_directory
 from qfix.layout.extensions import BitmapsExtension
 from qfix.recount.others import table_fits
+from qfix.recount.tally import Kind
 from qfix.repair.area import is_text, padded, remove_extensions
-from qfix.repair.fields import make_room, note, put, set_field
+from qfix.repair.fields import make_room, note, put, reveal, set_field
 from qfix.repair.owners import may_write
 
 if TYPE_CHECKING:
@@ -116,6 +117,9 @@ def set_extension(draft: Draft, code: str, why: str, *, lossy: bool = False, **v
     return changed
 
 
+BITMAP_KINDS = (Kind.BITMAP_DIRECTORY, Kind.BITMAP_TABLE, Kind.BITMAP_DATA)
+
+
 def write_directory(
     draft: Draft,
     raws: list[bytes],
@@ -136,21 +140,24 @@ def write_directory(
     offset, old = extension.bitmap_directory_offset, extension.bitmap_directory_size
     room = geometry.clusters(old) << geometry.cluster_bits
     if is_placed(draft) and len(table) <= room and is_alone(draft, offset, len(table)):
-        inside = min(old, room, geometry.file_length - offset)
-        put(draft, offset, table.ljust(inside, b"\0"))
+        tail = geometry.clusters(len(table)) << geometry.cluster_bits
+        put(draft, offset, table.ljust(min(old, tail, geometry.file_length - offset), b"\0"))
     else:
         count = geometry.clusters(len(table))
         offset = make_room(draft, count, *mended) << geometry.cluster_bits
         draft.write(offset, table.ljust(count << geometry.cluster_bits, b"\0"))
+    reveal(draft, "B6")
     values = {"bitmap_directory_size": len(table), "bitmap_directory_offset": offset}
     set_extension(draft, code, why, lossy=lossy, nb_bitmaps=len(raws), **values)
 
 
 def is_alone(draft: Draft, offset: int, length: int) -> bool:
-    """Tell whether nothing else is in the clusters of a structure."""
+    """Tell whether nothing but bitmap metadata, once, is in the clusters of a structure."""
     bits = draft.image.geometry.cluster_bits
-    clusters = np.arange(offset >> bits, ((offset + length - 1) >> bits) + 1)
-    return bool(may_write(draft, clusters).all())
+    first, last = offset >> bits, (offset + length - 1) >> bits
+    start, count, kind, _ = draft.made.tally.extents()
+    others = (start <= last) & (start + count > first) & ~np.isin(kind, BITMAP_KINDS)
+    return not others.any() and bool(may_write(draft, np.arange(first, last + 1)).all())
 
 
 def drop_all(draft: Draft, code: str, why: str) -> bool:
