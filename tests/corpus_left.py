@@ -103,9 +103,6 @@ FOR_GOOD = {
     # The keys are gone, or where they are.
     "encryption-header-damaged": ("6 H144", "6 H144"),
     "encryption-pointer-missing": ("6 H141", "6 H141"),
-    # Names of snapshots: people have to say which is which.
-    "snapshot-id-double": ("5 S508", "5 S508"),
-    "snapshot-id-empty": ("5 S507", "5 S507"),
 }
 
 LEFT = {name: (text, "0") for name, text in ONCE.items()} | FOR_GOOD

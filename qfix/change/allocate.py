@@ -76,7 +76,7 @@ def allocate(draft: Draft, count: int, *, anyway: bool = False) -> int:
             first = int(starts[rows[0]])
             draft.taken.update(range(first, first + count))
             return first
-    raise _no_room(draft, f"{count} free clusters in a row")
+    raise _no_room(draft, count, " in a row")
 
 
 def _behind_dangling(draft: Draft) -> int:
@@ -96,12 +96,13 @@ def _behind_dangling(draft: Draft) -> int:
     return (max(ends) >> geometry.cluster_bits) + 1
 
 
-def _no_room(draft: Draft, what: str) -> NoRoomError:
+def _no_room(draft: Draft, count: int, how: str = "") -> NoRoomError:
     why = (
         "a block device does not grow" if draft.overlay.fixed else "something leads behind its end"
     )
     return NoRoomError(
-        f"{draft.overlay.path}: there are no {what} inside the file, and it can't grow: {why}"
+        f"{draft.overlay.path}: {count} free cluster{'s' if count > 1 else ''}{how} would be"
+        f" needed inside the file, for it can't grow: {why}"
     )
 
 
@@ -112,7 +113,7 @@ def allocate_each(draft: Draft, count: int, *, anyway: bool = False) -> IntArray
         return np.arange(first, first + count)
     free = free_clusters(draft)[:count]
     if free.size < count:
-        raise _no_room(draft, f"{count} free clusters")
+        raise _no_room(draft, count)
     draft.taken.update(free.tolist())
     return free
 

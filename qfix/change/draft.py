@@ -64,7 +64,8 @@ class Draft:
     findings of the codes in `expected` are what the user asked for;
     `owners` and `bogus` are kept by who needs them until the
     next examination. `lossy` says that something may be given up; `raised` are the
-    clusters whose refcounts the plan has raised.
+    clusters whose refcounts the plan has raised; `faults` is what the rehearsal
+    of this state says.
     """
 
     overlay: Overlay
@@ -87,6 +88,7 @@ class Draft:
     lossy: bool = False
     raised: list[IntArray] = field(default_factory=list)
     firsts: dict[int, int] | None = None
+    faults: list[str] | None = None
 
     @classmethod
     def of(cls, overlay: Overlay, before: Diagnosis, *, backing: bool = True) -> Draft:
@@ -123,10 +125,11 @@ class Draft:
         """Look at the overlay as it is now."""
         self.now = examine(self.overlay, backing=self.backing)
         self.taken.clear()
-        self.owners = self.bogus = None
+        self.owners = self.bogus = self.faults = None
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Plan *data* at *offset*; a last cluster that the file cuts is made whole."""
+        self.faults = None
         end = offset + len(data)
         if end > self.overlay.size and offset < self.overlay.size:
             if self.overlay.fixed:
@@ -211,6 +214,22 @@ class Draft:
         given_up = self.dropped or self.bitmaps or any(change.lossy for change in self.changes)
         return bool(given_up or any(part.kind == LOST for part in self.ranges))
 
+    def _on_disk(self, layer: int, start: IntArray, length: IntArray) -> tuple[IntArray, IntArray]:
+        """Cut ranges at the end of a layer's disk and VM state; what is behind is nobody's."""
+        image = self.before.image
+        if image is None:
+            return start, length
+        end = image.geometry.virtual_size
+        if 0 < layer <= len(image.snapshots):
+            item = image.snapshots[layer - 1]
+            end = item.disk_size or end
+            if item.vm_state_size:
+                reach = image.geometry.bytes_per_l1_entry
+                end = -(-end // reach) * reach + item.vm_state_size
+        inside = start < end
+        start, length = start[inside], length[inside]
+        return start, np.minimum(length, end - start)
+
     def guest_ranges(self, kind: str) -> list[tuple[int, int, int]]:
         """Return (layer of the file, start, length) of the guest ranges of one kind, joined."""
         found: list[tuple[int, int, int]] = []
@@ -218,7 +237,7 @@ class Draft:
             parts = [item for item in self.ranges if item.kind == kind and item.layer == layer]
             start = np.concatenate([part.start for part in parts])
             length = np.concatenate([part.length for part in parts])
-            first, count = joined_ranges(start, length)
+            first, count = self._on_disk(layer, *joined_ranges(start, length))
             found += [
                 (layer, low, size) for low, size in zip(first.tolist(), count.tolist(), strict=True)
             ]

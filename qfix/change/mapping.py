@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qfix.arrays import NO_INTS, BoolArray, IntArray, Words
+from qfix.arrays import NO_INTS, BoolArray, IntArray, Words, spread
 from qfix.layout.header import CRYPT_LUKS
 from qfix.layout.tables import (
     ALLOC_BITS,
@@ -50,9 +50,9 @@ class Mapped(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Guest clusters of one layer of the file that read differently: byte offsets, ascending."""
+    """Guest clusters that read differently: layer of the file and byte offset of each, and size."""
 
-    layer: int
+    layer: IntArray
     start: IntArray
     length: int
 
@@ -60,28 +60,29 @@ class Difference(NamedTuple):
 def differences(
     before: View, after: View, layers: list[int], sectors: IntArray
 ) -> Iterator[Difference]:
-    """Yield what reads differently, a layer each: the first of those that share an L1 table.
+    """Yield what reads differently; of layers that share an L1 table the first.
 
     *layers* gives for each layer of *after* that of *before*; *sectors* are those that differ.
     L2 tables that both views share are looked at where one of *sectors* is in them.
     """
-    pairs = _pairs_of_tables(before, after, layers, sectors)
-    layer, index, old, new = pairs
+    layer, index, old, new = _pairs_of_tables(before, after, layers, sectors)
     if not old.size:
         return
-    both = np.unique(np.stack((old, new), axis=1), axis=0)
-    geometry = before.image.geometry
-    size, width = geometry.cluster_size, geometry.l2_entries
+    pairs = np.stack((old, new), axis=1)
+    both, which = np.unique(pairs, axis=0, return_inverse=True)
+    users = np.argsort(which.ravel(), kind="stable")
+    ends = np.searchsorted(which.ravel()[users], np.arange(len(both)), "right")
+    many = np.diff(ends, prepend=0)
+    size, width = before.image.geometry.cluster_size, before.image.geometry.l2_entries
     step = max(1, COMPARE_BYTES // size)
     for start in range(0, len(both), step):
         part = both[start : start + step]
-        changed = _differing(before, after, part[:, 0], part[:, 1])
-        for row in np.flatnonzero(changed.any(axis=1)).tolist():
-            at = np.flatnonzero(changed[row])
-            users = np.flatnonzero((old == part[row, 0]) & (new == part[row, 1]))
-            for user in users.tolist():
-                first = (int(index[user]) * width + at) * size
-                yield Difference(int(layer[user]), first, size)
+        row, entry = np.nonzero(_differing(before, after, part[:, 0], part[:, 1]))
+        count = many[start + row]
+        user = users[spread((ends - many)[start + row], count)]
+        guest = index[user] * width + np.repeat(entry, count)
+        if guest.size:
+            yield Difference(layer[user], guest * size, size)
 
 
 def _pairs_of_tables(

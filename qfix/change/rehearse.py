@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qfix.arrays import NO_INTS
 from qfix.change.draft import ALLOWED, joined_ranges
-from qfix.change.mapping import Difference, View, differences
+from qfix.change.mapping import View, differences
 from qfix.errors import QfixError
 from qfix.problems import Severity, header, refcounts, tables
 from qfix.recount.tally import COMPRESSED, DATA
@@ -38,7 +40,9 @@ CUT_OFF = {
     for problem in (tables.L1_OUTSIDE_FILE, tables.L2_OUTSIDE_FILE, tables.COMPRESSED_OUTSIDE)
 }
 """What a file that was cut short is seen as where no refcount speaks of the cut any more."""
+NOTHING = (NO_INTS, NO_INTS)
 MOST_TOLD = 8
+MOST_FAULTS = 100
 
 
 class RehearsalError(QfixError):
@@ -63,7 +67,9 @@ def rehearse(draft: Draft) -> None:
 
 def faults(draft: Draft) -> list[str]:
     """Return, in words, what a draft would bring about and does not tell."""
-    return [*_new_problems(draft), *_guest_changes(draft)]
+    if draft.faults is None:
+        draft.faults = list(islice(chain(_new_problems(draft), _guest_changes(draft)), MOST_FAULTS))
+    return draft.faults
 
 
 def _new_problems(draft: Draft) -> Iterator[str]:
@@ -101,11 +107,14 @@ def _guest_changes(draft: Draft) -> Iterator[str]:
     sectors = draft.overlay.sectors()
     yield from _overwritten(draft, sectors)
     views = View(old.image, old.recount), View(new.image, new.recount)
+    told = {layer: _told(draft, layer) for layer in {part.layer for part in draft.ranges}}
     for found in differences(*views, draft.layers, sectors):
-        wrong = found.start[~_allowed(draft, found)]
-        if wrong.size:
-            where = "the active layer" if found.layer == 0 else f"snapshot[{found.layer - 1}]"
-            yield f"{where} would read differently at guest offset {int(wrong[0]):#x}"
+        for layer in np.unique(found.layer).tolist():
+            start = found.start[found.layer == layer]
+            wrong = start[~_allowed(*told.get(layer, NOTHING), start, found.length)]
+            if wrong.size:
+                where = "the active layer" if layer == 0 else f"snapshot[{layer - 1}]"
+                yield f"{where} would read differently at guest offset {int(wrong[0]):#x}"
 
 
 def _overwritten(draft: Draft, sectors: IntArray) -> Iterator[str]:
@@ -124,13 +133,21 @@ def _overwritten(draft: Draft, sectors: IntArray) -> Iterator[str]:
         yield f"guest data in host cluster {cluster} would be overwritten"
 
 
-def _allowed(draft: Draft, found: Difference) -> BoolArray:
-    """Tell which of the differing guest clusters the draft has told of."""
-    parts = [part for part in draft.ranges if part.kind in ALLOWED and part.layer == found.layer]
+def _told(draft: Draft, layer: int) -> tuple[IntArray, IntArray]:
+    """Return the guest ranges of a layer that the draft says are lost or restored, joined."""
+    parts = [part for part in draft.ranges if part.kind in ALLOWED and part.layer == layer]
     if not parts:
-        return np.zeros(found.start.size, np.bool_)
-    start = np.concatenate([part.start for part in parts])
-    low, length = joined_ranges(start, np.concatenate([part.length for part in parts]))
-    at = np.searchsorted(low, found.start, "right") - 1
-    told: BoolArray = (at >= 0) & (found.start + found.length <= (low + length)[at])
+        return NOTHING
+    return joined_ranges(
+        np.concatenate([part.start for part in parts]),
+        np.concatenate([part.length for part in parts]),
+    )
+
+
+def _allowed(low: IntArray, length: IntArray, start: IntArray, size: int) -> BoolArray:
+    """Tell which of the guest clusters at *start* are in the ranges (low, length)."""
+    if not low.size:
+        return np.zeros(start.size, np.bool_)
+    at = np.searchsorted(low, start, "right") - 1
+    told: BoolArray = (at >= 0) & (start + size <= (low + length)[at])
     return told

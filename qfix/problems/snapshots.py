@@ -82,20 +82,22 @@ ID_EMPTY = error(
     "snapshot-id-empty",
     "snapshot",
     SNAPSHOTS,
-    MANUAL,
+    SAFE,
     "snapshot table entry {first} has no id",
     "Programs can't name this snapshot by id; the entry may be damaged.",
     KEEP,
+    fix="all",
 )
 ID_DOUBLE = error(
     "S508",
     "snapshot-id-double",
     "snapshot",
     SNAPSHOTS,
-    MANUAL,
+    SAFE,
     "snapshot table entry {first} has the same id as entry {other}: {text}",
     "Reverting to or deleting one of them may hit the other.",
     "Name them by their position in the table. " + KEEP,
+    fix="all",
 )
 NAME_EMPTY = remark(
     "S509",

@@ -91,3 +91,8 @@ def led_astray(draft: Draft) -> list[Findings]:
 def is_hopeless(draft: Draft) -> bool:
     """Tell whether something is lost that all of the data may hang on."""
     return draft.found(*NEVER)
+
+
+def leads_astray(draft: Draft) -> bool:
+    """Tell whether something still leads astray, so that a lost table may find its place."""
+    return draft.found(*ASTRAY)

@@ -12,7 +12,7 @@ from qfix.layout.tables import COPIED, ENTRY_SIZE
 from qfix.problems import refcounts, tables
 from qfix.recount.faults import find_faults
 from qfix.recount.tally import CLASH
-from qfix.repair.owners import may_write, mostly_faulty, sound_tables
+from qfix.repair.owners import may_write, mostly_faulty, sound_entries, sound_tables
 from qfix.repair.rewrite import Edit, rewrite_l1, rewrite_l2
 
 if TYPE_CHECKING:
@@ -76,17 +76,18 @@ def restore_lost_tables(draft: Draft, wanted: Wanted) -> bool:
 
 
 def _replace(draft: Draft) -> bool:
-    """Let the one active L1 entry that leads to what is no table lead to the one that is lost."""
+    """Let the one L1 entry that leads to what is no table lead to the one table that is lost."""
     found = draft.now.find(tables.LOST_L2)
     made = draft.made
     if found is None or len(found) != 1 or made.tables.offset.size > MOST_LOOKED_AT:
         return False
-    faulty = mostly_faulty(draft, made.tables.part(made.tables.active_visits > 0), 1)
-    at = np.flatnonzero(np.isin(made.entries.target, faulty) & (made.entries.layer == 0))
+    faulty = mostly_faulty(draft, made.tables, 1)
+    at = np.flatnonzero(np.isin(made.entries.target, faulty) & sound_entries(draft))
     if at.size != 1:
         return False
     row = next(found.rows())
-    entry = np.array([int(row["host"]) | COPIED], np.uint64)
+    flag = 0 if made.entries.layer[at[0]] else COPIED
+    entry = np.array([int(row["host"]) | flag], np.uint64)
     text = "leads to what is no table; it gets the lost one (a guess)"
     return rewrite_l1(draft, tables.LOST_L2, at, entry, text, RESTORED)
 

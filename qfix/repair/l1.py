@@ -68,10 +68,10 @@ def give_up_bogus_tables(draft: Draft, wanted: Wanted) -> bool:
     at = np.flatnonzero(bogus & sound_entries(draft))
     kinds = (tables.METADATA_ON_METADATA, tables.DATA_ON_METADATA, tables.L2_UNALIGNED)
     problem = next((kind for kind in kinds if draft.found(kind)), tables.L2_RESERVED_BITS)
-    return _give_up(draft, problem, at) if at.size else False
+    return _give_up(draft, problem, at, anyway=True) if at.size else False
 
 
-def _give_up(draft: Draft, problem: Problem, at: IntArray) -> bool:
+def _give_up(draft: Draft, problem: Problem, at: IntArray, *, anyway: bool = False) -> bool:
     text = "leads nowhere; the range is given up"
     nothing = np.zeros(at.size, np.uint64)
     if draft.image.head.backing_name is None or draft.image.header.version < 3:
@@ -80,7 +80,7 @@ def _give_up(draft: Draft, problem: Problem, at: IntArray) -> bool:
         draft.leave("zeros", Left((problem.code,), f"{at.size} tables of zeros would be needed"))
         return False
     try:
-        new = allocate_each(draft, at.size, anyway=not draft.found(*LEADS_OUT))
+        new = allocate_each(draft, at.size, anyway=anyway or not draft.found(*LEADS_OUT))
     except NoRoomError as error:
         draft.leave("room", Left((problem.code,), str(error)))
         return False

@@ -68,10 +68,10 @@ def _plan_tables(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) 
         l2.clear_l2_bits,
         distrust.distrust_shared,
         guesses.restore_lost_tables,
-        l1.give_up_bogus_tables,
-        reftable.rebuild_refcount_structure,
         guesses.restore_from_neighbours,
         l2.give_up_l2_entries,
+        l1.give_up_bogus_tables,
+        reftable.rebuild_refcount_structure,
         l1.give_up_l1_entries,
         split.split_l2_tables,
         split.part_metadata,
@@ -130,7 +130,7 @@ def _say_what_is_left(draft: Draft, wanted: Wanted) -> None:
         why = f"{', '.join(lossy)} can't be repaired without a loss or a guess"
         draft.leave("lossy", Left(tuple(lossy), why, "--lossy"))
     if manual:
-        why = f"{', '.join(manual)} can't be repaired by a program: see --explain"
+        why = f"{', '.join(manual)} could not be repaired: qfix --explain says what to do"
         draft.leave("manual", Left(tuple(manual), why))
     if draft.found(refcounts_found.OVERFLOW):
         why = "some clusters have more references than refcounts of this width can count"

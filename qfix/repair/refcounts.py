@@ -10,7 +10,7 @@ from qfix.arrays import AnyArray, BoolArray, IntArray, pack_refcounts, runs, unp
 from qfix.change.draft import LOST, SUSPECT, Change, Left
 from qfix.problems import header, refcounts
 from qfix.recount.tally import CLASH
-from qfix.repair.doubt import is_hopeless, led_astray, lost_tables
+from qfix.repair.doubt import is_hopeless, leads_astray, led_astray, lost_tables
 from qfix.repair.owners import may_write
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _may_free(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -> 
     kept = _were_withheld(draft, withheld)
     if not lost and not astray and not kept:
         return True
-    if wanted.lossy and not is_hopeless(draft):
+    if wanted.lossy and not is_hopeless(draft) and not leads_astray(draft):
         for found in lost:
             _give_up(draft, found)
         leaks = draft.now.find(refcounts.LEAKED)
@@ -90,7 +90,7 @@ def _may_free(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -> 
         for row in found.rows():
             for layer, start, length in row.get("guests", ()):
                 draft.tell(SUSPECT, layer, np.array([start]), np.array([length]))
-    draft.leave("leaks", Left(codes, why, "" if is_hopeless(draft) else "--lossy"))
+    draft.leave("leaks", Left(codes, why, "" if wanted.lossy else "--lossy"))
     return False
 
 
@@ -106,7 +106,8 @@ def _give_up(draft: Draft, found: Findings) -> None:
         guests = row.get("guests", ())
         for layer, start, length in guests:
             draft.tell(LOST, layer, np.array([start]), np.array([length]))
-        what = f"what the lost table in host cluster {row['first']} leads to is given up"
+        where = "" if guests else f" (guest range not known: {row.get('where', 'no place fits')})"
+        what = f"what the lost table in host cluster {row['first']} leads to is given up{where}"
         draft.note(Change(found.problem.code, what, row.get("host"), lossy=True))
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from qfix.change.allocate import NoRoomError
 from qfix.change.draft import Change
 from qfix.checks.snapshots import title
-from qfix.layout.snapshots import NO_ICOUNT
+from qfix.image import printable
+from qfix.layout.snapshots import NO_ICOUNT, SnapshotEntry
 from qfix.problems import snapshots as problems
+from qfix.repair.directory import with_values
 from qfix.repair.fields import is_asked, note, refuse
 from qfix.repair.salvage import FIXED
 from qfix.repair.snapshot_table import (
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 EXTRA_AT = FIXED - 4
 DISK_SIZE = slice(8, 16)
+
+MOST_NUMBER = 1 << 31
 
 
 def drop_damaged_entries(draft: Draft, wanted: Wanted) -> bool:
@@ -107,6 +111,41 @@ def complete_entries(draft: Draft, wanted: Wanted) -> bool:
     return True
 
 
+def give_ids(draft: Draft, wanted: Wanted) -> bool:
+    """Give snapshots without an id, or with one that another has, an id of their own.
+
+    The names stay; no other structure refers to an id.
+    """
+    both = (problems.ID_EMPTY, problems.ID_DOUBLE)
+    if not is_asked(draft, wanted.all, *both) or draft.found(*NO_TABLE, *UNREADABLE, *DAMAGED):
+        return False
+    nameless = _rows(draft, both[0]) | _rows(draft, both[1])
+    used = [int(item.id_str) for item in draft.image.snapshots if item.id_str.isdigit()]
+    number = max([0, *(one for one in used if one < MOST_NUMBER)])
+    raws, changes = [], []
+    code = next(problem.code for problem in both if draft.found(problem))
+    for item in draft.image.snapshots:
+        raw = raw_entry(draft, item)
+        if item.index in nameless:
+            number += 1
+            new = str(number).encode()
+            end = FIXED + item.entry.extra_data_size
+            fixed = SnapshotEntry.decode(raw)
+            head = with_values(fixed, id_str_size=len(new))
+            raw = head + raw[FIXED:end] + new + raw[end + fixed.id_str_size :]
+            text = f"id of snapshot[{item.index}] ({printable(item.name)})"
+            was = printable(item.id_str) or "none"
+            changes.append(Change(code, text, item.offset, 1, was, str(number)))
+        raws.append(raw)
+    try:
+        rewrite_table(draft, raws, code, "a table of snapshots with ids of their own")
+    except NoRoomError as error:
+        return refuse(draft, wanted, code, str(error))
+    for change in changes:
+        note(draft, change)
+    return True
+
+
 def _rows(draft: Draft, problem: Problem) -> set[int]:
     found = draft.now.find(problem)
     return {row["first"] for row in found.rows()} if found else set()
@@ -139,4 +178,4 @@ def _completed(draft: Draft, item: Snapshot, raw: bytes, *, guessed: bool) -> tu
     return whole, Change(problems.EXTRA_TOO_SMALL.code, text, item.offset, 1, old, new)
 
 
-PLANNERS = (drop_damaged_entries, complete_entries)
+PLANNERS = (drop_damaged_entries, complete_entries, give_ids)

@@ -20,7 +20,7 @@ FEW_CHANGES = 20
 WIDEST = 72
 KINDS = (
     (LOST, "Lost", "is given up"),
-    (RESTORED, "Changed", "reads what the tables tell that it was; that is a guess"),
+    (RESTORED, "Changed", "reads what its tables, found again, lead to"),
     (SUSPECT, "Suspect", "may hold what belongs elsewhere: check the file systems in the guest"),
 )
 
