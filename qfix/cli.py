@@ -46,7 +46,6 @@ BELONGS = {
 NEEDS = {
     "lossy": ("fix",),
     "dry_run": ("fix", "mark", "clean"),
-    "journal": tuple(ACTS),
     "yes": ("fix", "mark", "clean"),
     "force": ("clean", "undo", "redo", "resume"),
 }

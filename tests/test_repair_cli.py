@@ -33,7 +33,6 @@ MARKS_AT = 79
 USAGE = [
     (["--lossy"], "--lossy belongs to --fix"),
     (["-n"], "--dry-run belongs to"),
-    (["--journal", "x"], "--journal belongs to"),
     (["--yes"], "--yes belongs to"),
     (["--force"], "--force belongs to"),
     (["--fix", "leaks", "--undo"], "--fix and --undo exclude each other"),
@@ -98,7 +97,7 @@ def test_lost_tables_are_not_freed(tmp_path: Path) -> None:
 
 
 def test_leaks_behind_a_reused_cluster_stay_until_they_are_given_up(tmp_path: Path) -> None:
-    path = copy("reused-cluster", tmp_path)
+    path = copy("data-on-snapshot-l1", tmp_path)
     assert record("--fix", "all", path)["qfix"]["status"] == 1
     again = record("--fix", "leaks", path)["qfix"]
     assert (again["status"], again["change"]["applied"]) == (1, False)

@@ -65,7 +65,7 @@ class Draft:
     `owners` and `bogus` are kept by who needs them until the
     next examination. `lossy` says that something may be given up; `raised` are the
     clusters whose refcounts the plan has raised; `faults` is what the rehearsal
-    of this state says.
+    of this state says, `shared` whether the guest may have written to two places at once.
     """
 
     overlay: Overlay
@@ -89,6 +89,7 @@ class Draft:
     raised: list[IntArray] = field(default_factory=list)
     firsts: dict[int, int] | None = None
     faults: list[str] | None = None
+    shared: bool = False
 
     @classmethod
     def of(cls, overlay: Overlay, before: Diagnosis, *, backing: bool = True) -> Draft:

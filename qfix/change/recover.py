@@ -128,8 +128,8 @@ def _refuse_changed(disk: Disk, journal: Journal, target: Record) -> None:
     stamps.append((since[-1].mtime_after, disk.mtime_ns()))
     if any(left != found for left, found in stamps):
         raise RefusedError(
-            f"{disk.path}: the file was written to since; the changed ranges are as qfix left"
-            f" them; {ALL_THE_SAME}"
+            f"{disk.path}: its time stamp is another one: the file was written to since, or"
+            f" copied; the changed ranges are as qfix left them; {ALL_THE_SAME}"
         )
 
 

@@ -100,7 +100,7 @@ def _refuse_interrupted(path: str, request: Request) -> None:
 
     What only a writing run can settle is left to the opening of the journal.
     """
-    pending = journal.pending(path, request.journal)
+    pending = journal.pending(path, request.journal) or journal.pending(path)
     if pending and (pending.record or request.dry_run):
         raise RefusedError(
             f"{path}: a change of this image was interrupted (journal {pending.journal});"

@@ -8,7 +8,16 @@ import click
 
 from qfix.examine import examine
 from qfix.modes.header import header_lines
-from qfix.modes.look import IN_USE, emit, hidden_line, opened, say, shown, shown_path
+from qfix.modes.look import (
+    IN_USE,
+    emit,
+    hidden_line,
+    opened,
+    say,
+    shown,
+    shown_path,
+    were_kept_back,
+)
 from qfix.report import text
 from qfix.report.jsonout import record
 from qfix.report.page import (
@@ -84,7 +93,8 @@ def page(
             yield f"  means: {meaning(found.problem, diagnosis)}"
             yield ""
         yield from hidden_line(diagnosis, findings)
-    yield from closing_lines(diagnosis, IN_USE if in_use else "")
+    kept_back = were_kept_back(path, options.journal, diagnosis)
+    yield from closing_lines(diagnosis, IN_USE if in_use else "", kept_back=kept_back)
     if options.verbosity >= 0:
         steps = list(next_steps(path, diagnosis))
         if steps:

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 from qfix.examine import examine
 from qfix.modes.header import header_lines
-from qfix.modes.look import IN_USE, emit, hidden_line, opened, say, shown, shown_path
+from qfix.modes.look import (
+    IN_USE,
+    emit,
+    hidden_line,
+    opened,
+    say,
+    shown,
+    shown_path,
+    were_kept_back,
+)
 from qfix.report import text
 from qfix.report.jsonout import record
 from qfix.report.page import closing_lines, meaning
@@ -54,6 +63,7 @@ def listing(path: str, diagnosis: Diagnosis, options: Options, *, in_use: bool) 
             yield f"  to do: {found.problem.advice}"
     yield ""
     yield from hidden_line(diagnosis, findings)
-    yield from closing_lines(diagnosis, IN_USE if in_use else "")
+    kept_back = were_kept_back(path, options.journal, diagnosis)
+    yield from closing_lines(diagnosis, IN_USE if in_use else "", kept_back=kept_back)
     if findings and options.verbosity >= 0:
         yield f"qfix --explain {findings[0].problem.code}   says what a kind means, and what to do"

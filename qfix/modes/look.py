@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from qfix import locks
-from qfix.errors import QfixError, UsageError
+from qfix.errors import QfixError, Status, UsageError
 from qfix.file import open_file
 from qfix.image import printable
 from qfix.report.rows import quoted
@@ -48,7 +48,7 @@ def opened(path: str, options: Options) -> Iterator[Looked]:
     """
     with ExitStack() as stack:
         file = stack.enter_context(open_file(path))
-        interrupted = tell_of_interrupted(path)
+        interrupted = tell_of_interrupted(path, options.journal)
         if options.force_share:
             yield Looked(file, locks.holders(file.fd).writes, interrupted)
             return
@@ -61,12 +61,12 @@ def opened(path: str, options: Options) -> Iterator[Looked]:
         yield Looked(file, in_use=False, interrupted=interrupted)
 
 
-def tell_of_interrupted(path: str) -> bool:
+def tell_of_interrupted(path: str, place: str | None = None) -> bool:
     """Tell, and say on standard error, whether a change of the image was interrupted."""
     from qfix.change import journal
 
     try:
-        found = journal.pending(path)
+        found = journal.pending(path, place) or journal.pending(path)
     except QfixError as error:
         note(f"warning: {printable(os.fsencode(str(error)), limit=MOST_PATH)}")
         return False
@@ -89,6 +89,27 @@ def tell_of_interrupted(path: str) -> bool:
 def note(text: str) -> None:
     """Say something beside the results, on standard error."""
     click.echo(f"qfix: {text}", err=True)
+
+
+def were_kept_back(path: str, place: str | None, diagnosis: Diagnosis) -> bool:
+    """Tell whether a repair has left leaks of this image in place on purpose, by its journal."""
+    from qfix.change import journal
+
+    if diagnosis.status is not Status.LEAKS or not os.path.lexists(_journal(path, place)):
+        return False
+    try:
+        return any(report.get("withheld") for report in journal.reports(path, place))
+    except QfixError:
+        return False
+
+
+def _journal(path: str, place: str | None) -> str:
+    from qfix.change import journal
+
+    try:
+        return journal.locate(path, place)
+    except UsageError:
+        return ""
 
 
 def confirmed(path: str, lines: Iterable[str], question: str, options: Options) -> bool:

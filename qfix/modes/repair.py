@@ -98,7 +98,7 @@ def _page(path: str, outcome: Outcome, asked: str, options: Options) -> Iterator
         yield ""
     yield _done(outcome, options)
     yield from left_over(outcome.after, options.verbosity)
-    yield from closing_lines(outcome.after)
+    yield from closing_lines(outcome.after, kept_back=bool(draft.withheld))
     if options.verbosity < 0:
         return
     yield "What to do next:"

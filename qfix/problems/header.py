@@ -246,9 +246,10 @@ CORRUPT_MARK = error(
     Status.CORRUPT_MARK,
     SAFE,
     "the corrupt mark is set: QEMU opens the image for reading only",
-    "QEMU met damaged metadata and stopped writing, so that it would not get worse.",
-    "Look at what else this check finds. If that is nothing, a copy of the image made with"
-    " `qemu-img convert` has no mark; internal snapshots and bitmaps are not copied.",
+    "QEMU met damaged metadata and stopped writing, so that it would not get worse. While qfix"
+    " changes an image it is marked too: see whether a change was interrupted whose journal was put"
+    " elsewhere with --journal.",
+    "Look at what else this check finds. If that is nothing, `-C corrupt` clears the mark.",
     fix="all",
 )
 FEATURE_UNKNOWN = error(

@@ -47,7 +47,7 @@ def restore_from_neighbours(draft: Draft, wanted: Wanted) -> bool:
 
     def mend(_batch: Batch, entries: Entries, fit: BoolArray) -> Iterator[Edit]:
         damaged = np.zeros(entries.entry.size, np.bool_)
-        problem = tables.L2_UNALIGNED
+        problem = tables.REUSED
         for kind, wrong, _ in find_faults(image, entries):
             if kind in ASTRAY:
                 damaged |= wrong

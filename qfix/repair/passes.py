@@ -9,7 +9,7 @@ from qfix.change.draft import ALLOWED, Left
 from qfix.change.plan import run_rounds
 from qfix.change.rehearse import faults
 from qfix.errors import Status
-from qfix.problems import Safety
+from qfix.problems import Safety, Severity
 from qfix.problems import refcounts as refcounts_found
 from qfix.repair import (
     bitmaps,
@@ -110,7 +110,12 @@ def _settle(draft: Draft, wanted: Wanted) -> None:
         draft.withheld.clear()
     if not draft.found(refcounts_found.TOO_LOW):
         draft.left.pop("reuse", None)
+    if not any(found.problem.severity in GRAVE for found in draft.now.findings):
+        draft.left = {key: left for key, left in draft.left.items() if key == "kept-off"}
     _say_what_is_left(draft, wanted)
+
+
+GRAVE = (Severity.ERROR, Severity.LEAK)
 
 
 def _say_what_is_left(draft: Draft, wanted: Wanted) -> None:
@@ -152,6 +157,6 @@ def finish(draft: Draft) -> bool:
     planned = headers.clear_unknown_autoclear(draft)
     size = draft.image.geometry.virtual_size
     told = (part for part in draft.ranges if part.layer == 0 and part.kind in ALLOWED)
-    if any((part.start < size).any() for part in told):
+    if draft.shared or any((part.start < size).any() for part in told):
         planned |= bitmaps.mark_in_use(draft)
     return planned

@@ -12,6 +12,7 @@ from qfix.problems import header, refcounts
 from qfix.recount.tally import CLASH
 from qfix.repair.doubt import is_hopeless, leads_astray, led_astray, lost_tables
 from qfix.repair.owners import may_write
+from qfix.repair.unknown import that_hold_something
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,11 +187,25 @@ def _store(draft: Draft, chunk: Chunk, stored: AnyArray, wrong: BoolArray) -> bo
     for block in np.unique(np.flatnonzero(wrong) // per).tolist():
         part = slice(block * per, (block + 1) * per)
         at = np.flatnonzero(wrong[part]) + block * per
-        if write_refcounts(draft, chunk.start + at, chunk.counted[at]):
-            _note(draft, chunk.start + at, stored[at], chunk.counted[at])
+        values = chunk.counted
+        if not stored[part].any():
+            at, values = _with_unknown(draft, chunk, at, part)
+        if write_refcounts(draft, chunk.start + at, values[at]):
+            _note(draft, chunk.start + at, stored[at], values[at])
             draft.raised.append(chunk.start + at[stored[at] < chunk.counted[at]])
             planned = True
     return planned
+
+
+def _with_unknown(
+    draft: Draft, chunk: Chunk, at: IntArray, part: slice
+) -> tuple[IntArray, AnyArray]:
+    """Return what to write to a block that was all zeros: clusters that hold something count 1."""
+    free = np.flatnonzero(chunk.counted[part] == 0) + part.start
+    held = that_hold_something(draft, chunk.start + free) - chunk.start
+    values = chunk.counted.copy()
+    values[held] = 1
+    return np.union1d(at, held), values
 
 
 def write_refcounts(draft: Draft, clusters: IntArray, values: AnyArray) -> bool:

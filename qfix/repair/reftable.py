@@ -16,6 +16,7 @@ from qfix.recount.tally import CLASH, Kind
 from qfix.repair.headers import set_field
 from qfix.repair.owners import real_owners
 from qfix.repair.reuse import suspect
+from qfix.repair.unknown import that_hold_something
 
 if TYPE_CHECKING:
     from qfix.arrays import BoolArray
@@ -38,6 +39,7 @@ BLOCKS_UNFIT = (
 )
 
 BELIEVED = 0.75
+MOST_OLD = 256
 
 
 class Structure(NamedTuple):
@@ -233,7 +235,8 @@ def _write_block(
 ) -> None:
     """Write a block of counted references, as they will be once the plan's blocks are in place.
 
-    The leaks that a *believed* block tells stay such: whether to free them is decided elsewhere.
+    The leaks that a *believed* block tells stay such; where nothing is known, what holds something
+    counts as leaked: whether to free it is decided elsewhere.
     """
     tally, geometry = draft.made.tally, draft.image.geometry
     per = geometry.refcounts_per_block
@@ -241,15 +244,31 @@ def _write_block(
     counts = np.zeros(per, np.int64)
     if start < end:
         counts[: end - start] = tally.counted[start:end]
-    if block in believed:
-        raw = draft.overlay.read(int(draft.made.reftable.offset[block]), geometry.cluster_size)
-        stored = unpack_refcounts(np.frombuffer(raw, np.uint8), geometry.refcount_order)
-        counts = np.where(counts == 0, stored.astype(np.int64), counts)
     for clusters, step in ((places, 1), (dropped, -1)):
         inside = clusters[(clusters >= start) & (clusters < start + per)] - start
         np.add.at(counts, inside, step)
+    if block not in believed:
+        unknown = np.flatnonzero(counts[: max(0, end - start)] == 0) + start
+        unknown = np.setdiff1d(unknown, np.union1d(dropped, places))
+        held = that_hold_something(draft, unknown)
+        counts[held[~_are_old_blocks(draft, held, counts)] - start] = 1
+    else:
+        raw = draft.overlay.read(int(draft.made.reftable.offset[block]), geometry.cluster_size)
+        stored = unpack_refcounts(np.frombuffer(raw, np.uint8), geometry.refcount_order)
+        counts = np.where(counts == 0, stored.astype(np.int64), counts)
     counts = np.clip(counts, 0, min(geometry.refcount_max, np.iinfo(np.int64).max))
     draft.write(offset, pack_refcounts(counts, geometry.refcount_order).tobytes())
+
+
+def _are_old_blocks(draft: Draft, clusters: IntArray, counts: IntArray) -> BoolArray:
+    """Tell which clusters hold the refcounts that a new block gets: they are the block it was."""
+    geometry, used = draft.image.geometry, counts > 0
+    old = np.zeros(clusters.size, np.bool_)
+    for at, cluster in enumerate(clusters[:MOST_OLD].tolist()):
+        raw = draft.overlay.base.read(cluster << geometry.cluster_bits, geometry.cluster_size)
+        stored = unpack_refcounts(np.frombuffer(raw, np.uint8), geometry.refcount_order)
+        old[at] = bool((stored[: used.size] == counts)[used].mean() >= BELIEVED)
+    return old
 
 
 def _code(draft: Draft) -> str:

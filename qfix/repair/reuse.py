@@ -10,9 +10,10 @@ import numpy as np
 from qfix.arrays import NO_INTS, AnyArray, BoolArray, IntArray, grouped, runs, spread
 from qfix.change.allocate import NoRoomError, allocate, allocate_each
 from qfix.change.draft import LOST, SUSPECT, Change, Left
+from qfix.inference.neighbours import from_neighbours, single_leaks
 from qfix.layout.header import CRYPT_LUKS
 from qfix.layout.tables import ALLOC_BITS, OFFSET_MASK, ZERO, descriptor_bits
-from qfix.problems import tables
+from qfix.problems import refcounts, tables
 from qfix.recount.batches import read_batches
 from qfix.recount.entries import decode
 from qfix.recount.tally import CLASH, METADATA
@@ -71,8 +72,14 @@ def copy_shared_clusters(draft: Draft, wanted: Wanted) -> bool:
 
 
 def _move_standard(draft: Draft, uses: Uses) -> bool:
-    """Give standard entries that have to move copies of their clusters."""
+    """Give standard entries that have to move copies of their clusters.
+
+    Without losses those stay for which a leaked cluster fits between their neighbours: it is
+    probably their own, and a copy of the other one would hide that.
+    """
     moving = _movers(draft, uses)
+    if not draft.lossy and draft.found(refcounts.LEAKED):
+        moving = _without_fitting(draft, moving)
     if not moving.host.size:
         return False
     pairs, which = np.unique(
@@ -199,6 +206,31 @@ def _shift_compressed(draft: Draft, moving: Uses, shift: IntArray) -> None:
         draft.write(table, words.tobytes())
 
 
+def _without_fitting(draft: Draft, moving: Uses) -> Uses:
+    """Leave out the entries for which a leaked cluster fits; say so."""
+    geometry = draft.image.geometry
+    leaked = single_leaks(draft.made)
+    fits_at: list[IntArray] = [NO_INTS]
+    tables_ = draft.made.tables
+    some = tables_.part(np.isin(tables_.offset, moving.table))
+    for batch in read_batches(draft.image, some):
+        entries = decode(draft.image, batch)
+        table = batch.tables.offset[entries.row]
+        key = table + entries.index * geometry.entry_size
+        doubtful = np.isin(key, moving.table + moving.index * geometry.entry_size)
+        none = np.zeros(doubtful.size, np.bool_)
+        bits, width = geometry.cluster_bits, geometry.l2_entries
+        fits_at.append(key[from_neighbours(entries, none, doubtful, leaked, bits, width).at])
+    held = np.isin(moving.table + moving.index * geometry.entry_size, np.concatenate(fits_at))
+    if held.any():
+        why = (
+            f"{int(held.sum())} entries share a cluster, and a leaked one fits exactly between"
+            " their neighbours: it is probably theirs"
+        )
+        draft.leave("fits", Left((tables.REUSED.code,), why, "--lossy"))
+    return moving.part(~held)
+
+
 def _real_metadata(draft: Draft) -> IntArray:
     """Return the clusters that hold metadata, those of unaligned L2 tables left out."""
     owners = real_owners(draft)
@@ -281,6 +313,7 @@ def _say(draft: Draft, pairs: IntArray, places: IntArray) -> None:
 def suspect(draft: Draft, problem: Problem) -> None:
     """Say that the content of every guest range of a finding is to be doubted."""
     found = draft.now.find(problem)
+    draft.shared |= found is not None
     for row in found.rows() if found else ():
         ranges = row.get("guests") or [
             (layer, row["guest"] + shift, row["guest_length"])

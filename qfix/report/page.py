@@ -26,6 +26,7 @@ LOST = (
     tables.LACKED_L2.code,
     tables.EMPTIED_L2.code,
 )
+KEPT_BACK = "Leaks that may be data were kept; what led to them was damaged."
 MEANINGS = {
     Status.GOOD: "The image is good.",
     Status.LEAKS: "Some space is wasted; see above whether anything else was found.",
@@ -111,8 +112,11 @@ def _bitmaps(image: Image) -> int:
     return len(image.directory.bitmaps) if image.directory else 0
 
 
-def qemu_summary(diagnosis: Diagnosis) -> Iterator[str]:
-    """Yield the sentences that qemu-img check closes with."""
+def qemu_summary(diagnosis: Diagnosis, *, kept_back: bool = False) -> Iterator[str]:
+    """Yield the sentences that qemu-img check closes with.
+
+    *kept_back* says that a repair did not free leaks, for they may be somebody's data.
+    """
     counts = qemu_counts(diagnosis)
     status = diagnosis.status
     if status is Status.GOOD:
@@ -122,7 +126,9 @@ def qemu_summary(diagnosis: Diagnosis) -> Iterator[str]:
         yield "Data may be corrupted, or further writes to the image may corrupt it."
     if counts["leaks"]:
         yield f"{counts['leaks']} leaked clusters were found on the image."
-        if status is Status.LEAKS and diagnosis.find(tables.UNFILLED_L2) is None:
+        if kept_back:
+            yield "A repair has kept them on purpose: they may be the guest's only copy."
+        elif status is Status.LEAKS and diagnosis.find(tables.UNFILLED_L2) is None:
             yield "This means waste of disk space, but no harm to data."
     if counts["check-errors"] and diagnosis.recount:
         yield f"{counts['check-errors']} internal errors have occurred during the check."
@@ -174,19 +180,22 @@ def gravest_first(findings: list[Findings]) -> list[Findings]:
     )
 
 
-def verdict(status: Status) -> str:
+def verdict(status: Status, *, kept_back: bool = False) -> str:
     """Return the line that says what the image is, and what that means."""
     color = "green" if status is Status.GOOD else "red"
     word = click.style(status.verdict, fg=color, bold=True)
-    return f"Verdict: {word} (status {int(status)}). {MEANINGS.get(status, '')}".rstrip()
+    meaning = KEPT_BACK if kept_back and status is Status.LEAKS else MEANINGS.get(status, "")
+    return f"Verdict: {word} (status {int(status)}). {meaning}".rstrip()
 
 
-def closing_lines(diagnosis: Diagnosis, warning: str = "") -> Iterator[str]:
+def closing_lines(
+    diagnosis: Diagnosis, warning: str = "", *, kept_back: bool = False
+) -> Iterator[str]:
     """Yield the sentences of qemu-img check, a warning if there is one, and the verdict."""
-    yield from qemu_summary(diagnosis)
+    yield from qemu_summary(diagnosis, kept_back=kept_back)
     if warning:
         yield warning
-    yield verdict(diagnosis.status)
+    yield verdict(diagnosis.status, kept_back=kept_back)
 
 
 def left_over(diagnosis: Diagnosis, verbosity: int) -> Iterator[str]:

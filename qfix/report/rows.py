@@ -110,6 +110,7 @@ def quoted(path: str) -> str:
     """Return a path as a shell takes it, control characters escaped."""
     import shlex
 
+    path = f"./{path}" if path.startswith("-") else path
     shown = printable(os.fsencode(path), limit=4096)
     if shown == path:
         return shlex.quote(path)
