@@ -50,6 +50,8 @@ NEEDS = {
     "force": ("clean", "undo", "redo", "resume"),
 }
 """Options that mean something only beside one of some others."""
+SHOWN = ("only", "snapshot", "flags", "header")
+"""What chooses or adds to what a look shows; a change shows all that it does."""
 DANGEROUS = (*ACTS, "lossy", "yes", "force")
 SECTIONS = ("snapshot", "refcount", "all")
 PIPE_CLOSED = 141
@@ -230,6 +232,9 @@ def _refuse_foreign(given: dict[str, Any]) -> None:
     asked = [name for name in ACTS if given[name] and given[name] != "none"]
     if len(asked) > 1:
         raise UsageError(f"{_spelled(asked[0])} and {_spelled(asked[1])} exclude each other")
+    for name in SHOWN:
+        if asked and given[name] not in (None, False):
+            raise UsageError(f"{_spelled(name)} does not go with {_spelled(asked[0])}")
     for name, beside in NEEDS.items():
         if given[name] not in (None, False) and not set(beside) & set(asked):
             raise UsageError(f"{_spelled(name)} belongs to {' or '.join(map(_spelled, beside))}")

@@ -41,6 +41,8 @@ USAGE = [
     (["-m", "info", "--fix", "all"], "--fix belongs to -m check"),
     (["--fix", "all", "-U"], "--force-share can't be used to change an image"),
     (["--fix", "most"], "most"),
+    (["--fix", "all", "-s", "active"], "--snapshot does not go with --fix"),
+    (["--undo", "-o", "refcount"], "--only does not go with --undo"),
 ]
 
 

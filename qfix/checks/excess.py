@@ -18,6 +18,8 @@ from qfix.problems import Problem
 from qfix.recount import Recount
 
 U = np.uint64
+MOST_DAMAGED = 6
+"""A table has so many entries for each one that is damaged, or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,9 @@ def excess(made: Recount, *kinds: Problem) -> Excess:
 def targets(image: Image, words: Words) -> tuple[IntArray, BoolArray, BoolArray]:
     """Read rows of *words* as L2 tables (format 5, 6).
 
-    Returns the byte offset that each entry leads to, -1 for none; whether all words of a row are
-    possible as entries; whether some entry of a row has a flag that only L1 and L2 entries have.
+    Returns the byte offset that each entry leads to, -1 for none; whether the words of a row are
+    possible as entries, but for a few that may be damaged; whether some entry of a row has a flag
+    that only L1 and L2 entries have.
     """
     geometry = image.geometry
     possible = np.ones(words.shape[0], np.bool_)
@@ -65,6 +68,7 @@ def targets(image: Image, words: Words) -> tuple[IntArray, BoolArray, BoolArray]
     place = np.where(packed, start, offset)
     sound = packed | ((entry & U(L2_RESERVED)) == 0) & (offset % geometry.cluster_size == 0)
     sound &= place < geometry.file_length
-    possible &= sound.all(axis=1)
+    possible &= MOST_DAMAGED * (~sound).sum(axis=1) <= (entry != 0).sum(axis=1)
+    place = np.where(sound, place, 0)
     flagged = ((entry & U(COPIED | COMPRESSED)) != 0).any(axis=1)
     return np.where(place > 0, place, -1), possible, flagged

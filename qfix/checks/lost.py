@@ -8,6 +8,7 @@ import numpy as np
 from qfix.arrays import NO_INTS, AnyArray, BoolArray, IntArray, Words, spread
 from qfix.checks.excess import Excess, excess, targets
 from qfix.image import Image
+from qfix.layout.header import BITMAPS
 from qfix.problems import Findings
 from qfix.problems import refcounts as refcount_problems
 from qfix.problems import tables as problems
@@ -51,7 +52,8 @@ def leaks_are_not_lost_tables(image: Image, made: Recount) -> Iterator[Findings]
     suspects = _suspects(image, made, leaked)
     like_l2 = 2 * suspects.higher >= suspects.used
     l2 = like_l2 & (suspects.leaked > 0)
-    if image.bitmaps_extension or not image.header.nb_snapshots:
+    stale = image.bitmaps_extension and not image.header.autoclear_features & BITMAPS
+    if stale or not image.header.nb_snapshots:
         l2 &= suspects.flagged
     parents = _parents(image, suspects, suspects.cluster[like_l2])
     l1 = np.array([cluster in parents for cluster in suspects.cluster.tolist()], np.bool_)

@@ -59,6 +59,8 @@ def _page(path: str, diagnosis: Diagnosis, done: Record, options: Options) -> It
         yield ""
     what = f"record {done.number} ({done.asked}, {done.time})"
     yield click.style(f"{DONE[options.history]}: {what}, byte for byte.", bold=True)
+    if options.force:
+        yield "It was forced: what was written to the image since may be lost, so check it."
     yield from left_over(diagnosis, options.verbosity)
     yield from closing_lines(diagnosis)
     if options.verbosity >= 0:

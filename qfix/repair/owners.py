@@ -43,6 +43,7 @@ SNAPSHOT_TABLE = (snapshots.TABLE_OUTSIDE, snapshots.OVERRUN, snapshots.TOO_MANY
 NOWHERE = (
     problems.L2_RESERVED_BITS,
     problems.L2_UNALIGNED,
+    problems.L2_PREALLOCATED_UNALIGNED,
     problems.SUBCLUSTERS_CONTRADICT,
     problems.SUBCLUSTERS_WITHOUT_CLUSTER,
 )
