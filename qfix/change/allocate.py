@@ -13,7 +13,7 @@ from qfix.recount.batches import read_batches
 from qfix.recount.entries import decode
 
 if TYPE_CHECKING:
-    from qfix.arrays import BoolArray, IntArray
+    from qfix.arrays import AnyArray, BoolArray, IntArray
     from qfix.change.draft import Draft
 
 DANGLING = (
@@ -122,29 +122,41 @@ def free_clusters(draft: Draft) -> IntArray:
     """Return the clusters inside the file that have neither references nor refcounts.
 
     Those behind the image's end come first: nothing was ever there. Where a refcount block is
-    missing nothing is known to be free; clusters that hold nothing but zeros are taken there.
+    missing or wiped nothing is known to be free; only clusters that are all zeros are taken there.
     """
     made, geometry = draft.made, draft.image.geometry
     whole = geometry.file_size >> geometry.cluster_bits
     size = max(made.tally.size, whole)
-    parts = [NO_INTS]
+    parts, unknown = [NO_INTS], [NO_INTS]
     for chunk in made.stored.chunks(made.tally):
         values = chunk.counted if chunk.stored is None else chunk.stored
         free = (values == 0) & (chunk.counted == 0)
         if chunk.readable is not None:
             free &= chunk.readable
+        wiped = _are_wiped(values, chunk.counted, geometry.refcounts_per_block)
+        unknown.append(np.flatnonzero(free & wiped) + chunk.start)
+        free &= ~wiped
         parts.append(np.flatnonzero(free) + chunk.start)
     inside = np.concatenate(parts)
     blocks = inside // geometry.refcounts_per_block
     numbers, place = np.unique(blocks, return_inverse=True)
     missing = made.stored.missing(numbers)[place]
-    inside = np.concatenate((inside[~missing], _zeros(draft, inside[missing])))
+    doubtful = np.concatenate((inside[missing], *unknown))
+    inside = np.concatenate((inside[~missing], _zeros(draft, doubtful)))
     if draft.taken:
         inside = inside[~np.isin(inside, np.array(sorted(draft.taken)))]
     inside = inside[inside < min(size, whole)]
     inside = inside[_were_free(draft, inside)]
     behind = inside >= made.tally.end_cluster
     return np.concatenate((inside[behind], inside[~behind]))
+
+
+def _are_wiped(stored: AnyArray, counted: AnyArray, per: int) -> BoolArray:
+    """Tell which clusters have a refcount block that is all zeros although it should not be."""
+    starts = np.arange(0, stored.size, per)
+    wiped = ~np.logical_or.reduceat(stored > 0, starts)
+    wiped &= np.logical_or.reduceat(counted > 0, starts)
+    return np.repeat(wiped, per)[: stored.size]
 
 
 def _were_free(draft: Draft, clusters: IntArray) -> BoolArray:

@@ -20,6 +20,7 @@ BATCH_BYTES = 4 << 20
 MOST_LEAKS = 1 << 22
 MOST_EMPTY_HEADS = 1 << 29
 LONG_RUN = 64
+MANY_LEAKED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def leaks_are_not_lost_tables(image: Image, made: Recount) -> Iterator[Findings]
     if not leaked.first.size:
         return
     suspects = _suspects(image, made, leaked)
-    like_l2 = 2 * suspects.higher >= suspects.used
+    like_l2 = (2 * suspects.higher >= suspects.used) | (suspects.leaked >= MANY_LEAKED)
     l2 = like_l2 & (suspects.leaked > 0)
     stale = image.bitmaps_extension and not image.header.autoclear_features & BITMAPS
     if stale or not image.header.nb_snapshots:

@@ -8,7 +8,7 @@ import numpy as np
 
 from qfix.change.draft import RESTORED, Change
 from qfix.inference.neighbours import from_neighbours, single_leaks
-from qfix.layout.tables import COPIED, ENTRY_SIZE
+from qfix.layout.tables import COPIED, ENTRY_SIZE, ZERO
 from qfix.problems import refcounts, tables
 from qfix.recount.faults import find_faults
 from qfix.recount.tally import CLASH
@@ -62,7 +62,8 @@ def restore_from_neighbours(draft: Draft, wanted: Wanted) -> bool:
         at, cluster = found.at[fit[found.at]], found.cluster[fit[found.at]]
         order = np.argsort(at)
         at, cluster = at[order], cluster[order]
-        entry = (cluster.astype(np.uint64) << U(geometry.cluster_bits)) | U(COPIED)
+        kept = entries.entry[at] & U(0 if geometry.extended else ZERO)
+        entry = kept | (cluster.astype(np.uint64) << U(geometry.cluster_bits)) | U(COPIED)
         yield Edit(problem, at, entry, None, TEXT, RESTORED)
 
     return rewrite_l2(draft, sound_tables(draft), mend)

@@ -141,7 +141,7 @@ def mostly_faulty(draft: Draft, suspects: L2Tables, fewest: int) -> IntArray:
             wrong |= faulty if problem in NOWHERE else False
         rows = batch.tables.offset.size
         faults, used = by_row(entries.row[wrong], rows), by_row(entries.row, rows)
-        found.append(batch.tables.offset[(faults >= fewest) & (2 * faults >= used)])
+        found.append(batch.tables.offset[(faults >= fewest) & (5 * faults >= 4 * used)])
     return np.concatenate(found)
 
 

@@ -56,6 +56,7 @@ def plan_repair(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -
 
 
 def _plan_tables(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -> None:
+    """Plan what loses nothing to its end, and then, where that is asked for, what does."""
     why_not = reason_to_keep_off(draft)
     if why_not:
         draft.withdraw()
@@ -81,7 +82,10 @@ def _plan_tables(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) 
         *bitmaps.PLANNERS,
         marks.clear_marks,
     ]
-    run_rounds(draft, [_asked(planner, wanted) for planner in planners])
+    for part in (wanted._replace(lossy=False), wanted) if wanted.lossy else (wanted,):
+        draft.lossy = part.lossy
+        draft.bogus = draft.owners = None
+        run_rounds(draft, [_asked(planner, part) for planner in planners])
     if finish(draft):
         draft.examine()
 

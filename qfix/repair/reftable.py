@@ -261,13 +261,22 @@ def _write_block(
 
 
 def _are_old_blocks(draft: Draft, clusters: IntArray, counts: IntArray) -> BoolArray:
-    """Tell which clusters hold the refcounts that a new block gets: they are the block it was."""
+    """Tell which clusters are the block that is made anew, by what it holds, or lead to it."""
     geometry, used = draft.image.geometry, counts > 0
     old = np.zeros(clusters.size, np.bool_)
-    for at, cluster in enumerate(clusters[:MOST_OLD].tolist()):
-        raw = draft.overlay.base.read(cluster << geometry.cluster_bits, geometry.cluster_size)
-        stored = unpack_refcounts(np.frombuffer(raw, np.uint8), geometry.refcount_order)
+    raws = [
+        np.frombuffer(
+            draft.overlay.base.read(at << geometry.cluster_bits, geometry.cluster_size), "u1"
+        )
+        for at in clusters[:MOST_OLD].tolist()
+    ]
+    for at, raw in enumerate(raws):
+        stored = unpack_refcounts(raw, geometry.refcount_order)
         old[at] = bool((stored[: used.size] == counts)[used].mean() >= BELIEVED)
+    blocks = clusters[old] << geometry.cluster_bits
+    for at, raw in enumerate(raws):
+        entries = raw.view(">u8").astype(np.int64)
+        old[at] |= bool(blocks.size) and bool(np.isin(entries[entries != 0], blocks).all())
     return old
 
 
@@ -284,7 +293,7 @@ def _note_entries(draft: Draft, words: Words, new: IntArray) -> None:
     was[: old.size] = old
     now = np.zeros(was.size, np.uint64)
     now[: words.size] = words
-    changed = np.flatnonzero(was != now)
+    changed = np.union1d(np.flatnonzero(was != now), new)
     code = _code(draft)
     why = [problem.code for problem in BLOCKS_UNFIT if draft.now.find(problem) is not None]
     code = why[0] if why else code

@@ -80,7 +80,7 @@ def _move_tables(draft: Draft, rows: IntArray, problem: Problem) -> bool:
 
 
 def part_metadata(draft: Draft, wanted: Wanted) -> bool:
-    """Move tables off the clusters of other metadata; what they hold stays as it is.
+    """Move L1 and snapshot tables off the clusters of other metadata; what they hold stays.
 
     What is said to be on the header is nowhere, and is not moved.
     """
@@ -94,19 +94,15 @@ def part_metadata(draft: Draft, wanted: Wanted) -> bool:
         owners = [(Kind(int(kind[at])), int(which[at])) for at in range(start, end)]
         owners.sort(key=lambda owner: (STAYS_BEFORE.index(owner[0]), owner[1]))
         moved.update(owner for owner in owners[1:] if owners[0][0] is not Kind.HEADER)
-    planned = _move_l2(draft, [place for of, place in moved if of is Kind.L2_TABLE])
+    planned = False
+    if any(of is Kind.L2_TABLE for of, _ in moved):
+        why = "L1 entries lead to other metadata: a copy of that would be no L2 table"
+        draft.leave("metadata", Left((tables.METADATA_ON_METADATA.code,), why, "--lossy"))
     damaged = damaged_layers(draft)
     for of, number in sorted(moved):
         if of is Kind.SNAPSHOT_TABLE or (of is Kind.L1_TABLE and number not in damaged):
             planned |= _move_whole(draft, Kind(of), number)
     return planned
-
-
-def _move_l2(draft: Draft, places: list[int]) -> bool:
-    size = draft.image.geometry.cluster_size
-    aligned = [place for place in places if place % size == 0]
-    rows = np.flatnonzero(np.isin(draft.made.entries.target, np.array(aligned, np.int64)))
-    return _move_tables(draft, rows, tables.METADATA_ON_METADATA)
 
 
 def _move_whole(draft: Draft, kind: Kind, number: int) -> bool:
