@@ -72,6 +72,7 @@ class Draft:
     before: Diagnosis
     now: Diagnosis
     changes: list[Change] = field(default_factory=list)
+    noted: dict[str, int] = field(default_factory=dict)
     omitted: dict[str, int] = field(default_factory=dict)
     left: dict[str, Left] = field(default_factory=dict)
     ranges: list[Ranges] = field(default_factory=list)
@@ -141,12 +142,13 @@ class Draft:
 
     def room(self, code: str) -> int:
         """Return how many more changes that answer *code* are listed."""
-        return MOST_NOTES - sum(change.code == code for change in self.changes)
+        return MOST_NOTES - self.noted.get(code, 0)
 
     def note(self, change: Change) -> None:
         """Keep what is changed and why."""
         if self.room(change.code) > 0:
             self.changes.append(change)
+            self.noted[change.code] = self.noted.get(change.code, 0) + 1
         else:
             self.omit(change.code, 1)
 

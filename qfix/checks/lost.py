@@ -9,6 +9,7 @@ from qfix.arrays import NO_INTS, AnyArray, BoolArray, IntArray, Words, spread
 from qfix.checks.excess import Excess, excess, targets
 from qfix.image import Image
 from qfix.layout.header import BITMAPS
+from qfix.layout.tables import COPIED, OFFSET_MASK
 from qfix.problems import Findings
 from qfix.problems import refcounts as refcount_problems
 from qfix.problems import tables as problems
@@ -50,16 +51,48 @@ def leaks_are_not_lost_tables(image: Image, made: Recount) -> Iterator[Findings]
     leaked = excess(made, refcount_problems.LEAKED)
     if not leaked.first.size:
         return
+    if image.geometry.data_file:
+        yield from _of_data_file(image, leaked)
+        return
     suspects = _suspects(image, made, leaked)
     like_l2 = (2 * suspects.higher >= suspects.used) | (suspects.leaked >= MANY_LEAKED)
-    l2 = like_l2 & (suspects.leaked > 0)
+    l2 = like_l2 & ((suspects.leaked > 0) | (suspects.higher == suspects.used))
     stale = image.bitmaps_extension and not image.header.autoclear_features & BITMAPS
-    if stale or not image.header.nb_snapshots:
+    if stale or not (image.header.nb_snapshots or image.header.snapshots_offset):
         l2 &= suspects.flagged
     parents = _parents(image, suspects, suspects.cluster[like_l2])
     l1 = np.array([cluster in parents for cluster in suspects.cluster.tolist()], np.bool_)
     yield from _report_l1(image, suspects, l1)
     yield from _report_l2(image, made, suspects, l2 & ~l1, parents)
+
+
+def _of_data_file(image: Image, leaked: Excess) -> Iterator[Findings]:
+    """Find leaked tables of an image with a data file: entries lead to their own guest offsets."""
+    geometry = image.geometry
+    size, width, reach = geometry.cluster_size, geometry.l2_entries, geometry.bytes_per_l1_entry
+    for cluster, words in _read(image, _not_holes(image, leaked), size):
+        entry = words[:, :: words.shape[1] // width]
+        guest = (entry & np.uint64(OFFSET_MASK)).astype(np.int64) // size - np.arange(width)
+        used = (entry & np.uint64(COPIED)) != 0
+        index = np.where(used, guest, -1).max(axis=1)
+        same = np.where(used, guest == index[:, None], True).all(axis=1)
+        sound = same & used.any(axis=1) & (index >= 0) & (index % width == 0)
+        sound &= index // width < geometry.needed_l1_entries
+        at = np.flatnonzero(sound)
+        if not at.size:
+            continue
+        first = (index[at] // width).tolist()
+        counts = used[at].sum(axis=1)
+        yield problems.LOST_L2.at(
+            cluster[at],
+            np.ones_like(at),
+            host=cluster[at] << geometry.cluster_bits,
+            used=counts,
+            leads=counts,
+            bytes=counts << geometry.cluster_bits,
+            where=[f"it is that of L1 entry {number}" for number in first],
+            guests=[[(0, number * reach, reach)] for number in first],
+        )
 
 
 def _suspects(image: Image, made: Recount, leaked: Excess) -> Suspects:

@@ -133,7 +133,7 @@ def _say_what_is_left(draft: Draft, wanted: Wanted) -> None:
             continue
         if problem.safety is Safety.LOSSY and not wanted.lossy:
             lossy.append(problem.code)
-        elif problem.safety is Safety.MANUAL or problem.safety is Safety.LOSSY:
+        elif problem.severity is Severity.ERROR:
             manual.append(problem.code)
     if lossy:
         why = f"{', '.join(lossy)} can't be repaired without a loss or a guess"

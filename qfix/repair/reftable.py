@@ -79,8 +79,23 @@ def _clashes(draft: Draft, wanted: Kind) -> bool:
     first, count, kind, _ = draft.made.tally.extents()
     owners = real_owners(draft)
     clusters = spread(first[kind == wanted], count[kind == wanted])
-    clusters = clusters[clusters < owners.size]
+    clusters = clusters[(clusters < owners.size) & ~np.isin(clusters, _under_tables(draft))]
     return bool((owners[clusters] & CLASH).any())
+
+
+def _under_tables(draft: Draft) -> IntArray:
+    """Return the clusters of the refcount structure that an L1 entry takes for an L2 table.
+
+    Without losses they stay, for were they to move, nothing would tell that the entry is wrong.
+    """
+    counts = draft.made.tally.statistics.reftable
+    if draft.lossy or counts.used <= counts.unaligned + counts.invalid:
+        return NO_INTS
+    first, count, kind, _ = draft.made.tally.extents()
+    own = np.isin(kind, (Kind.REFCOUNT_TABLE, Kind.REFCOUNT_BLOCK))
+    held = spread(first[own], count[own])
+    table = spread(first[kind == Kind.L2_TABLE], count[kind == Kind.L2_TABLE])
+    return np.intersect1d(held, table)
 
 
 def _what_stays(draft: Draft, wanted: Wanted, *, table_stays: bool) -> Structure | None:
@@ -98,6 +113,7 @@ def _what_stays(draft: Draft, wanted: Wanted, *, table_stays: bool) -> Structure
     reserved = sound & ((table.entry & np.uint64(0x1FF)) != 0)
     owners = real_owners(draft)[cluster]
     alone = np.where(reserved, owners == 0, (owners & CLASH) == 0)
+    alone |= sound & np.isin(cluster, _under_tables(draft))
     first_use = ~_repeated(cluster)
     shared = np.flatnonzero(sound & ~alone & first_use)
     believed = np.array([at for at in shared.tolist() if _is_believed(draft, at)], np.int64)
