@@ -34,15 +34,15 @@ ONCE = {
     "subclusters-contradict": "6 T219",
     "zero-in-version-2": "6 T221",
     "subclusters-without-cluster": "6 R301 T220",
-    # The second reader has got a copy; what it had before may be the cluster that is leaked. Where a
-    # leaked cluster fits exactly between the neighbours nothing is copied: --lossy gives it back.
+    # The second reader has got a copy; what it had before may be the cluster that is leaked. Where
+    # a leaked cluster fits exactly between the neighbours nothing is copied: --lossy gives it back.
     "data-on-bitmap": "6 R301 R302 T241",
     "data-on-bitmap-directory": "1 R301",
     "data-on-encryption-header": "6 R301 R302 T241",
     "data-on-l1": "6 R301 R302 T241",
     "data-on-l2": "6 R301 R302 T241",
     "data-on-refblock": "6 R301 R302 R313 T241",
-    "data-on-reftable": "1 R301",
+    "data-on-reftable": "6 R301 R302 T241",
     "data-on-snapshot-l1": "1 R301",
     "data-on-snapshot-table": "1 R301",
     "reused-cluster": "4 R301 R302 T240",

@@ -18,21 +18,24 @@ MOST_ROUNDS = 64
 def run_rounds(draft: Draft, passes: Sequence[Planner]) -> int:
     """Run the first of *passes* that plans something, look again, and so on; return the rounds.
 
-    A pass after which the same was found as before it is not asked again.
+    A pass that brings back what was found earlier is not asked again: passes that undo each other's
+    work would go on without end.
     """
     rounds = 0
     idle: set[int] = set()
+    seen = {_signature(draft)}
     while rounds < MOST_ROUNDS:
         chosen = next((at for at, ask in enumerate(passes) if at not in idle and ask(draft)), None)
         if chosen is None:
             break
-        before = _signature(draft)
         draft.examine()
-        if _signature(draft) == before:
+        found = _signature(draft)
+        if found in seen:
             idle.add(chosen)
+        seen.add(found)
         rounds += 1
     return rounds
 
 
-def _signature(draft: Draft) -> list[tuple[str, int]]:
-    return [(found.problem.code, found.units) for found in draft.now.findings]
+def _signature(draft: Draft) -> tuple[tuple[str, int], ...]:
+    return tuple((found.problem.code, found.units) for found in draft.now.findings)

@@ -14,7 +14,7 @@ from qfix.problems import Findings
 from qfix.problems import refcounts as refcount_problems
 from qfix.problems import tables as problems
 from qfix.recount import Recount
-from qfix.recount.tally import METADATA
+from qfix.recount.tally import METADATA, Kind
 
 HEAD_BYTES = 4096
 BATCH_BYTES = 4 << 20
@@ -241,6 +241,9 @@ def _likely_place(
 ) -> tuple[str, list[tuple[int, int, int]]]:
     """Return where lost tables without a lost L1 table belong: words, and a guest range if sure."""
     slots, witnessed = _empty_slots(image, made)
+    astray = _astray(image, made)
+    if 0 < astray.size <= orphans:
+        slots, witnessed = astray, True
     reach = image.geometry.bytes_per_l1_entry
     shares = bool((suspects.higher[l2] > suspects.leaked[l2]).any())
     if shares and not witnessed:
@@ -248,10 +251,33 @@ def _likely_place(
     if slots.size == orphans == 1:
         index = int(slots[0])
         guests = [(0, index * reach, reach)]
-        return f"probably that of L1 entry {index}, the only one without a table", guests
+        why = "leads astray" if astray.size else "is without a table"
+        return f"probably that of L1 entry {index}, the only one that {why}", guests
     if slots.size and slots.size >= orphans:
         return f"{slots.size} L1 entries have no table, {int(slots[0])} and on", []
     return "more tables than the active layer lacks, so some may be a snapshot's", []
+
+
+def _astray(image: Image, made: Recount) -> IntArray:
+    """Return the active L1 entries that once led to a table and now lead to none.
+
+    They lead behind the end, between clusters, or to metadata of another kind. If a snapshot has
+    such entries too, nothing is returned: whose a lost table was is open then.
+    """
+    geometry, entries = image.geometry, made.entries
+    first, count, kind, _ = made.tally.extents()
+    others = np.flatnonzero((kind != Kind.L2_TABLE) & (count > 0))
+    others = others[np.argsort(first[others], kind="stable")]
+    end = np.maximum.accumulate((first + count)[others])
+    cluster = entries.target >> geometry.cluster_bits
+    at = np.searchsorted(first[others], cluster, "right") - 1
+    wrong = (entries.target % geometry.cluster_size != 0) | (entries.target >= geometry.file_length)
+    wrong |= (at >= 0) & (cluster < end[at])
+    wrong &= entries.target > 0
+    if (wrong & (entries.layer > 0)).any():
+        return NO_INTS
+    index: IntArray = entries.index[wrong].astype(np.int64)
+    return index
 
 
 def _empty_slots(image: Image, made: Recount) -> tuple[IntArray, bool]:

@@ -6,20 +6,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qfix.change.draft import RESTORED, Change
+from qfix.change.draft import LOST, RESTORED, Change
 from qfix.inference.neighbours import from_neighbours, single_leaks
 from qfix.layout.tables import COPIED, ENTRY_SIZE, ZERO
 from qfix.problems import refcounts, tables
+from qfix.recount.batches import by_row
 from qfix.recount.faults import find_faults
 from qfix.recount.tally import CLASH
-from qfix.repair.owners import may_write, mostly_faulty, sound_entries, sound_tables
+from qfix.repair.owners import (
+    bogus_tables,
+    may_write,
+    mostly_faulty,
+    sound_entries,
+    sound_tables,
+)
 from qfix.repair.rewrite import Edit, rewrite_l1, rewrite_l2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qfix.arrays import BoolArray
+    from qfix.arrays import BoolArray, IntArray, Words
     from qfix.change.draft import Draft
+    from qfix.layout.geometry import Geometry
     from qfix.problems import Problem
     from qfix.recount.batches import Batch
     from qfix.recount.entries import Entries
@@ -31,6 +39,8 @@ ASTRAY = (
     tables.L2_OUTSIDE_FILE,
     tables.SUBCLUSTERS_WITHOUT_CLUSTER,
     tables.COPIED_WITHOUT_OFFSET,
+    tables.COMPRESSED_OUTSIDE,
+    tables.COMPRESSED_BITMAP,
 )
 MOST_LOOKED_AT = 1 << 14
 TEXT = "the neighbours and a leaked cluster tell where it led; it gets that back (a guess)"
@@ -38,16 +48,16 @@ TEXT = "the neighbours and a leaked cluster tell where it led; it gets that back
 
 def restore_from_neighbours(draft: Draft, wanted: Wanted) -> bool:
     """Let damaged L2 entries lead to the leaked clusters that fill the gap between neighbours."""
-    astray = draft.found(*ASTRAY, tables.FILE_CUT, tables.REUSED)
+    astray = draft.found(*ASTRAY, tables.FILE_CUT, tables.REUSED, tables.DATA_ON_METADATA)
     if not wanted.lossy or not astray or not draft.found(refcounts.LEAKED):
         return False
     image, made = draft.image, draft.made
     geometry = image.geometry
     leaked = single_leaks(made)
 
-    def mend(_batch: Batch, entries: Entries, fit: BoolArray) -> Iterator[Edit]:
+    def mend(batch: Batch, entries: Entries, fit: BoolArray) -> Iterator[Edit]:
         damaged = np.zeros(entries.entry.size, np.bool_)
-        problem = tables.REUSED
+        problem = tables.REUSED if draft.found(tables.REUSED) else tables.DATA_ON_METADATA
         for kind, wrong, _ in find_faults(image, entries):
             if kind in ASTRAY:
                 damaged |= wrong
@@ -59,14 +69,38 @@ def restore_from_neighbours(draft: Draft, wanted: Wanted) -> bool:
         found = from_neighbours(
             entries, damaged, doubtful, leaked, geometry.cluster_bits, geometry.l2_entries
         )
+        fit |= _on_their_own_table(draft, batch, entries, found.at)
         at, cluster = found.at[fit[found.at]], found.cluster[fit[found.at]]
         order = np.argsort(at)
         at, cluster = at[order], cluster[order]
-        kept = entries.entry[at] & U(0 if geometry.extended else ZERO)
-        entry = kept | (cluster.astype(np.uint64) << U(geometry.cluster_bits)) | U(COPIED)
+        entry = (
+            _zero_flags(entries, at, geometry)
+            | (cluster.astype(np.uint64) << U(geometry.cluster_bits))
+            | U(COPIED)
+        )
         yield Edit(problem, at, entry, None, TEXT, RESTORED)
 
     return rewrite_l2(draft, sound_tables(draft), mend)
+
+
+def _on_their_own_table(draft: Draft, batch: Batch, entries: Entries, at: IntArray) -> BoolArray:
+    """Tell which entries are the only data on the table that they stand in: it may be written."""
+    tables_, bits = batch.tables, draft.image.geometry.cluster_bits
+    own = np.zeros(entries.entry.size, np.bool_)
+    chosen = at[entries.standard[at] & (entries.offset[at] == tables_.offset[entries.row[at]])]
+    rows = by_row(entries.row[chosen], tables_.offset.size)
+    visits = tables_.visits.astype(np.int64)
+    cluster = np.minimum(tables_.offset >> bits, draft.made.tally.size - 1)
+    alone = draft.made.tally.counted[cluster] == visits * (1 + rows)
+    own[chosen] = alone[entries.row[chosen]]
+    return own
+
+
+def _zero_flags(entries: Entries, at: IntArray, geometry: Geometry) -> Words:
+    """Return the zero flags of damaged entries: what reads as zeros goes on to do so."""
+    plain = ~entries.compressed[at] & (not geometry.extended)
+    flags: Words = entries.entry[at] & np.where(plain, U(ZERO), U(0))
+    return flags
 
 
 def restore_lost_tables(draft: Draft, wanted: Wanted) -> bool:
@@ -82,7 +116,7 @@ def _replace(draft: Draft) -> bool:
     made = draft.made
     if found is None or len(found) != 1 or made.tables.offset.size > MOST_LOOKED_AT:
         return False
-    faulty = mostly_faulty(draft, made.tables, 1)
+    faulty = np.concatenate((mostly_faulty(draft, made.tables, 1), bogus_tables(draft)))
     at = np.flatnonzero(np.isin(made.entries.target, faulty) & sound_entries(draft))
     if at.size != 1:
         return False
@@ -95,16 +129,13 @@ def _replace(draft: Draft) -> bool:
 
 def _restore(draft: Draft, problem: Problem) -> bool:
     found = draft.now.find(problem)
-    if found is None:
+    if found is None or _has_given_up_tables(draft):
         return False
     geometry, entries = draft.image.geometry, draft.made.entries
-    taken = set(
-        zip(
-            entries.layer[entries.target > 0].tolist(),
-            entries.index[entries.target > 0].tolist(),
-            strict=True,
-        )
-    )
+    leads = (entries.target > 0) & (entries.target < geometry.file_length)
+    leads &= entries.target % geometry.cluster_size == 0
+    leads &= ~np.isin(entries.target, bogus_tables(draft))
+    taken = set(zip(entries.layer[leads].tolist(), entries.index[leads].tolist(), strict=True))
     planned = False
     for row in found.rows():
         guests: list[tuple[int, int, int]] = row.get("guests") or []
@@ -130,3 +161,10 @@ def _restore(draft: Draft, problem: Problem) -> bool:
         draft.tell(RESTORED, layer, np.array([start]), np.array([length]))
         planned = True
     return planned
+
+
+def _has_given_up_tables(draft: Draft) -> bool:
+    """Tell whether the plan gives up all that an L1 entry leads to: lost tables may be those."""
+    reach = draft.image.geometry.bytes_per_l1_entry
+    parts = (part for part in draft.ranges if part.kind == LOST)
+    return any((part.length >= reach).any() for part in parts)

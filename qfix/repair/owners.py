@@ -18,6 +18,7 @@ from qfix.recount.walk import are_tables, headless_layers
 if TYPE_CHECKING:
     from qfix.arrays import BoolArray, ByteArray, IntArray
     from qfix.change.draft import Draft
+    from qfix.image import Image
     from qfix.recount.entries import Entries
     from qfix.recount.l2 import L2Tables
 
@@ -133,16 +134,22 @@ def mostly_faulty(draft: Draft, suspects: L2Tables, fewest: int) -> IntArray:
     Entries that lead not far behind the end of the file are what a file that was cut has.
     """
     found = [NO_INTS]
-    far = FAR * draft.image.geometry.file_length
     for batch in read_batches(draft.image, suspects):
         entries = decode(draft.image, batch)
-        wrong = (entries.standard | entries.compressed) & (entries.offset > far)
-        for problem, faulty, _ in find_faults(draft.image, entries):
-            wrong |= faulty if problem in NOWHERE else False
+        wrong = impossible(draft.image, entries)
         rows = batch.tables.offset.size
         faults, used = by_row(entries.row[wrong], rows), by_row(entries.row, rows)
         found.append(batch.tables.offset[(faults >= fewest) & (5 * faults >= 4 * used)])
     return np.concatenate(found)
+
+
+def impossible(image: Image, entries: Entries) -> BoolArray:
+    """Tell which entries are such as no table would have many of."""
+    far = FAR * image.geometry.file_length
+    wrong: BoolArray = (entries.standard | entries.compressed) & (entries.offset > far)
+    for problem, faulty, _ in find_faults(image, entries):
+        wrong |= faulty if problem in NOWHERE else False
+    return wrong
 
 
 def sound_tables(draft: Draft) -> L2Tables:

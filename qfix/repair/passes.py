@@ -86,6 +86,8 @@ def _plan_tables(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) 
         draft.lossy = part.lossy
         draft.bogus = draft.owners = None
         run_rounds(draft, [_asked(planner, part) for planner in planners])
+        if wanted.lossy and not part.lossy and faults(draft):
+            draft.withdraw()
     if finish(draft):
         draft.examine()
 

@@ -152,7 +152,8 @@ def _to_change(
                 f"the refcounts of {int((low & blessed).sum())} clusters with two users are not"
                 " raised: that would hide the damage"
             )
-            draft.leave("reuse", Left((refcounts.TOO_LOW.code,), why, "--fix reuse"))
+            option = "--lossy" if wanted.reuse else "--fix reuse"
+            draft.leave("reuse", Left((refcounts.TOO_LOW.code,), why, option))
         wrong |= low & ~blessed
     high = stored > counted
     if free:

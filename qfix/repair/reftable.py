@@ -9,7 +9,7 @@ import numpy as np
 from qfix.arrays import NO_INTS, IntArray, Words, pack_refcounts, spread, unpack_refcounts
 from qfix.change.allocate import NoRoomError, allocate, allocate_each, can_grow, next_cluster
 from qfix.change.draft import Change, Left
-from qfix.layout.header import MAX_REFCOUNT_TABLE_BYTES
+from qfix.layout.header import CRYPT_LUKS, MAX_REFCOUNT_TABLE_BYTES
 from qfix.layout.tables import ENTRY_SIZE
 from qfix.problems import header, refcounts, tables
 from qfix.recount.tally import CLASH, Kind
@@ -60,7 +60,7 @@ def rebuild_refcount_structure(draft: Draft, wanted: Wanted) -> bool:
     """
     if not wanted.errors or draft.found(header.REFCOUNT_ORDER):
         return False
-    clashing = _clashes(draft, Kind.REFCOUNT_TABLE)
+    clashing = _clashes(draft, Kind.REFCOUNT_TABLE) and not _data_moves_instead(draft, wanted)
     unfit = clashing or _clashes(draft, Kind.REFCOUNT_BLOCK)
     if not unfit and not draft.found(*TABLE_UNFIT, *BLOCKS_UNFIT):
         return False
@@ -72,6 +72,19 @@ def rebuild_refcount_structure(draft: Draft, wanted: Wanted) -> bool:
     except NoRoomError as error:
         draft.leave("room", Left((refcounts.BLOCK_MISSING.code,), str(error), "--lossy"))
         return False
+
+
+def _data_moves_instead(draft: Draft, wanted: Wanted) -> bool:
+    """Tell whether the table can stay because only guest data leads to it, which moves or is left.
+
+    Were the table to move, nothing would tell any more that the data is not the guest's own.
+    """
+    counts = draft.made.tally.statistics.reftable
+    sound = counts.used > counts.unaligned + counts.invalid
+    only_data = draft.found(tables.DATA_ON_METADATA) and not draft.found(
+        tables.METADATA_ON_METADATA
+    )
+    return wanted.reuse and sound and only_data and draft.image.header.crypt_method != CRYPT_LUKS
 
 
 def _clashes(draft: Draft, wanted: Kind) -> bool:

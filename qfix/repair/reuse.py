@@ -227,7 +227,9 @@ def _without_fitting(draft: Draft, moving: Uses) -> Uses:
             f"{int(held.sum())} entries share a cluster, and a leaked one fits exactly between"
             " their neighbours: it is probably theirs"
         )
-        draft.leave("fits", Left((tables.REUSED.code,), why, "--lossy"))
+        problems = (tables.REUSED, tables.DATA_ON_METADATA, refcounts.BLOCK_SHARED)
+        codes = tuple(problem.code for problem in problems if draft.found(problem))
+        draft.leave("fits", Left(codes, why, "--lossy"))
     return moving.part(~held)
 
 

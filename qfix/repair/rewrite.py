@@ -62,7 +62,7 @@ def rewrite_l2(draft: Draft, tables: L2Tables, mend: Mend) -> bool:
                 _carry_out(draft, batch, entries, edit)
                 changed[entries.row[edit.at]] = True
         for row in np.flatnonzero(changed).tolist():
-            draft.write(int(batch.tables.offset[row]), _encoded(batch, row))
+            draft.write(int(batch.tables.offset[row]), encoded(batch, row))
         planned |= bool(changed.any())
     return planned
 
@@ -116,7 +116,7 @@ def _note(
     draft.omit(code, starts.size - room)
 
 
-def _encoded(batch: Batch, row: int) -> bytes:
+def encoded(batch: Batch, row: int) -> bytes:
     """Return the bytes of a table of a batch."""
     words = batch.entries[row]
     if batch.bitmaps is not None:
@@ -132,11 +132,14 @@ def rewrite_l1(
     entry: Words,
     text: str,
     kind: str = "",
+    *,
+    ranges: bool = True,
 ) -> bool:
     """Plan new values for the L1 entries in the rows *at* of the recount's; True if any could be.
 
     Entries whose L1 table shares its clusters with something else are not written, nor are those
-    of a damaged snapshot.
+    of a damaged snapshot. *kind* is what happens to the guest ranges below them; without *ranges*
+    the caller tells which those are.
     """
     entries, geometry = draft.made.entries, draft.image.geometry
     place = entries.position(at)
@@ -145,7 +148,7 @@ def rewrite_l1(
     at, entry, place = at[fit], entry[fit], place[fit]
     if not at.size:
         return False
-    if kind:
+    if kind and ranges:
         draft.tell_l1(kind, at)
     _write_words(draft, place, entry)
     room = max(0, draft.room(problem.code))
