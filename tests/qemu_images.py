@@ -170,8 +170,10 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 def _write_noise(path: Path, size: str) -> None:
     """Write seeded data, half of which compresses well and half of it hardly at all."""
     total = int(size[:-1]) * {"k": 1 << 10, "M": 1 << 20}[size[-1]]
-    dice = random.Random(size)  # noqa: S311 - the same images every time
+    dice = random.Random(path.name + size)  # noqa: S311 - the same images every time
     piece = b"".join(dice.randbytes(900) + bytes(dice.randrange(1500)) for _ in range(64))
+    start = dice.randrange(len(piece))
+    piece = piece[start:] + piece[:start]
     path.write_bytes((piece * (total // len(piece) + 1))[:total])
 
 

@@ -20,23 +20,47 @@ if TYPE_CHECKING:
 
 OVER_BASE = "create -q -f qcow2 -o {o} -F qcow2 -b base image 256k"
 FILLED = "io base: write -P 9 0 64k"
-NOISE = "file noise 64k"
-COMPRESSED = "io image: write -c -s noise 0 64k; write -c -P 6 100k 16k; write -P 7 8k 4k"
+NOISE = tuple(f"file noise{number} 16k" for number in range(16))
+
+
+def _compressed(cluster: int, second: int) -> str:
+    """Return a step that writes compressed clusters one by one: several at once come in any order.
+
+    It begins at 0 and at *second*, and writes to one of the clusters again.
+    """
+    writes = [
+        f"write -c -s noise{at // cluster % len(NOISE)} {at} {cluster}"
+        for at in range(0, 64 << 10, cluster)
+    ]
+    writes += [
+        f"write -c -P 6 {at} {cluster}" for at in range(second, second + (16 << 10), cluster)
+    ]
+    return "io image: " + "; ".join((*writes, "write -P 7 8k 4k"))
+
+
 MORE = (
-    Recipe("zlib", "cluster_size=4k", (NEW + "256k", NOISE, COMPRESSED)),
-    Recipe("zlib-512", "cluster_size=512", (NEW + "256k", NOISE, COMPRESSED, *SNAPSHOTS)),
-    Recipe("zstd", "cluster_size=4k,compression_type=zstd", (NEW + "256k", NOISE, COMPRESSED)),
+    Recipe("zlib", "cluster_size=4k", (NEW + "256k", *NOISE, _compressed(4096, 100 << 10))),
+    Recipe(
+        "zlib-512",
+        "cluster_size=512",
+        (NEW + "256k", *NOISE, _compressed(512, 100 << 10), *SNAPSHOTS),
+    ),
+    Recipe(
+        "zstd",
+        "cluster_size=4k,compression_type=zstd",
+        (NEW + "256k", *NOISE, _compressed(4096, 100 << 10)),
+    ),
     Recipe(
         "extended-zlib",
         "cluster_size=16k,extended_l2=on",
-        (NEW + "1M", NOISE, COMPRESSED.replace("100k", "128k")),
+        (NEW + "1M", *NOISE, _compressed(16384, 128 << 10)),
     ),
     Recipe("blocks", "cluster_size=512,refcount_bits=64", (NEW + "512k", WRITE, *SNAPSHOTS)),
     Recipe("blocks-plain", "cluster_size=512", (NEW + "1M", "io image: write -P 1 0 400k")),
     Recipe(
         "zstd-snap",
         "cluster_size=4k,compression_type=zstd",
-        (NEW + "1M", NOISE, COMPRESSED, *SNAPSHOTS),
+        (NEW + "1M", *NOISE, _compressed(4096, 100 << 10), *SNAPSHOTS),
     ),
     Recipe("backed-v2", "compat=0.10,cluster_size=1k", (BACKING, FILLED, OVER_BASE, WRITE)),
     Recipe(

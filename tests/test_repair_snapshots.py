@@ -10,9 +10,11 @@ import pytest
 
 from build import Picture, Qcow2
 from build_write import finish
+from command import codes, record
 from corpus_bases import K, data_file, described, plain, with_snapshots
 from planning import drafted, found, grave, is_clean_for_qemu, planned
 from qfix.checks.snapshots import title
+from qfix.layout.tables import OFFSET_MASK
 from qfix.repair import snapshots
 from qfix.repair.snapshot_table import encode_table, raw_entry
 from qfix.repair.wanted import Wanted
@@ -410,3 +412,27 @@ def test_a_snapshot_with_a_vm_state_keeps_it(tmp_path: Path) -> None:
         with planned(picture, tmp_path) as draft:
             assert draft.image.snapshots[0].entry.l1_size == (4 if size == 4 else 3)
             assert found(draft) == []
+
+
+# L1 tables
+
+
+def led_to(raw: bytes, table: int) -> list[int]:
+    """Return the host offsets in an L2 table."""
+    return [entry & OFFSET_MASK for (entry,) in struct.iter_unpack(">Q", raw[table : table + K])]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_snapshot_that_leads_to_an_l2_table_does_not_cost_the_active_layer(
+    which: int, tmp_path: Path
+) -> None:
+    picture = several(2)
+    raw, start = bytes(picture.data), picture.places["l1[0]"].offset
+    table = int.from_bytes(raw[start : start + 8]) & OFFSET_MASK
+    path = tmp_path / "image.qcow2"
+    path.write_bytes(picture.poke({f"snapshot[{which}].l1_table_offset": table}).data)
+    change = record("--fix", "all", "--lossy", path)["qfix"]["change"]
+    assert change["lost"] == []
+    assert change["snapshots-dropped"] == [f"{which + 1} (snapshot {which + 1})"]
+    assert codes(path) == set()
+    assert led_to(path.read_bytes(), table) == led_to(raw, table)

@@ -62,10 +62,10 @@ class Draft:
     `layers` gives for each layer of the overlay that of the file; `dropped` are the snapshots
     (their titles) that are given up, `withheld` the runs of leaked clusters that are not freed;
     findings of the codes in `expected` are what the user asked for;
-    `owners` and `bogus` are kept by who needs them until the
-    next examination. `lossy` says that something may be given up; `raised` are the
-    clusters whose refcounts the plan has raised; `faults` is what the rehearsal
-    of this state says, `shared` whether the guest may have written to two places at once.
+    `owners`, `bogus` and `astray` are kept by who needs them until the next examination. `lossy`
+    says that something may be given up; `raised` are the clusters whose refcounts the plan has
+    raised; `faults` is what the rehearsal of this state says, `shared` whether the guest may have
+    written to two places at once.
     """
 
     overlay: Overlay
@@ -86,6 +86,7 @@ class Draft:
     expected: set[str] = field(default_factory=set)
     owners: ByteArray | None = None
     bogus: IntArray | None = None
+    astray: list[int] | None = None
     lossy: bool = False
     raised: list[IntArray] = field(default_factory=list)
     firsts: dict[int, int] | None = None
@@ -127,7 +128,7 @@ class Draft:
         """Look at the overlay as it is now."""
         self.now = examine(self.overlay, backing=self.backing)
         self.taken.clear()
-        self.owners = self.bogus = self.faults = None
+        self.owners = self.bogus = self.astray = self.faults = None
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Plan *data* at *offset*; a last cluster that the file cuts is made whole."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qfix.arrays import NO_INTS, spread
+from qfix.layout.tables import L1_RESERVED
 from qfix.problems import header, snapshots
 from qfix.problems import tables as problems
 from qfix.recount.batches import by_row, read_batches
@@ -51,6 +52,7 @@ NOWHERE = (
 """What entries are that no table would have many of."""
 
 FEWEST_FAULTS = 4
+MOST_ASTRAY = 64
 FAR = 16
 """How many times the file's length an offset is that no cut explains."""
 
@@ -76,7 +78,46 @@ def damaged_layers(draft: Draft) -> list[int]:
         found = draft.now.find(problem)
         if found is not None:
             layers.update(row["first"] + 1 for row in found.rows())
-    return sorted(layers)
+    return sorted(layers.union(astray_layers(draft) if draft.lossy else ()))
+
+
+def astray_layers(draft: Draft) -> list[int]:
+    """Return the snapshots' layers that are said to have their L1 tables where an L2 table is.
+
+    Half of their entries or more lead to what is no table, while the L2 table is one.
+    """
+    if draft.astray is None:
+        clash = draft.found(problems.METADATA_ON_METADATA)
+        draft.astray = _on_l2_tables(draft) if clash else []
+    return draft.astray
+
+
+def _on_l2_tables(draft: Draft) -> list[int]:
+    first, count, kind, layer = draft.made.tally.extents()
+    l1 = (kind == Kind.L1_TABLE) & (first > 0) & (layer > 0)
+    first, end, layer = first[l1], (first + count)[l1], layer[l1]
+    found, bits, entries = draft.made.tables, draft.image.geometry.cluster_bits, draft.made.entries
+    shared = np.isin(found.offset >> bits, spread(first, end - first)) & (found.offset > 0)
+    sound = np.setdiff1d(found.offset[shared], mostly_faulty(draft, found.part(shared), 1)) >> bits
+    hit = np.flatnonzero(np.searchsorted(sound, first) < np.searchsorted(sound, end))
+    layers: list[int] = []
+    for at in hit[:MOST_ASTRAY].tolist():
+        target, mine = entries.target, entries.layer == layer[at]
+        on = (target >> bits >= first[at]) & (target >> bits < end[at])
+        if (on & ~mine).any() and _leads_to_no_tables(draft, mine):
+            layers += entries.sharers.get(int(layer[at]), [int(layer[at])])
+    return layers
+
+
+def _leads_to_no_tables(draft: Draft, mine: BoolArray) -> bool:
+    """Tell whether half of some L1 entries or more make no sense, or lead to what is no table."""
+    geometry, found = draft.image.geometry, draft.made.tables
+    target = draft.made.entries.target[mine]
+    none = mostly_faulty(draft, found.part(np.isin(found.offset, target)), 1)
+    wrong = (draft.made.entries.entry[mine] & np.uint64(L1_RESERVED)) != 0
+    wrong |= (target % geometry.cluster_size != 0) | (target > FAR * geometry.file_length)
+    wrong |= np.isin(target, none)
+    return 2 * int(wrong.sum()) >= target.size > 0
 
 
 def sound_entries(draft: Draft) -> BoolArray:

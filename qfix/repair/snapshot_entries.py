@@ -10,8 +10,10 @@ from qfix.checks.snapshots import title
 from qfix.image import printable
 from qfix.layout.snapshots import NO_ICOUNT, SnapshotEntry
 from qfix.problems import snapshots as problems
+from qfix.problems import tables
 from qfix.repair.directory import with_values
 from qfix.repair.fields import is_asked, note, refuse
+from qfix.repair.owners import astray_layers
 from qfix.repair.salvage import FIXED
 from qfix.repair.snapshot_table import (
     DAMAGED,
@@ -35,10 +37,13 @@ MOST_NUMBER = 1 << 31
 
 
 def drop_damaged_entries(draft: Draft, wanted: Wanted) -> bool:
-    """Give up the entries that lead to no L1 table, and those that are nothing but zeros."""
-    if not is_asked(draft, wanted.all or wanted.lossy, *DAMAGED):
-        return False
+    """Give up the entries that lead to no L1 table, and those that are nothing but zeros.
+
+    An L2 table that a sound layer leads to is no L1 table either.
+    """
     if draft.found(*NO_TABLE, *UNREADABLE, problems.TOO_MANY):
+        return False
+    if not is_asked(draft, wanted.all or wanted.lossy, *DAMAGED) and not astray_layers(draft):
         return False
     codes = _damaged(draft)
     first = codes[min(codes)]
@@ -66,6 +71,8 @@ def _damaged(draft: Draft) -> dict[int, str]:
         for row in found.rows() if found else ():
             for index in range(row["first"], row["first"] + row["count"]):
                 codes.setdefault(index, problem.code)
+    for layer in astray_layers(draft):
+        codes.setdefault(layer - 1, tables.METADATA_ON_METADATA.code)
     return dict(sorted(codes.items()))
 
 

@@ -13,7 +13,7 @@ from qfix.layout.tables import ENTRY_SIZE, OFFSET_MASK
 from qfix.problems import tables
 from qfix.recount.tally import Kind
 from qfix.repair.headers import set_field
-from qfix.repair.owners import damaged_layers, sound_entries
+from qfix.repair.owners import astray_layers, damaged_layers, sound_entries
 from qfix.repair.reuse import copy_clusters, fits, suspect
 from qfix.repair.rewrite import rewrite_l1
 
@@ -98,7 +98,12 @@ def part_metadata(draft: Draft, wanted: Wanted) -> bool:
     if any(of is Kind.L2_TABLE for of, _ in moved):
         why = "L1 entries lead to other metadata: a copy of that would be no L2 table"
         draft.leave("metadata", Left((tables.METADATA_ON_METADATA.code,), why, "--lossy"))
-    damaged = damaged_layers(draft)
+    astray = astray_layers(draft)
+    if any(of is Kind.L1_TABLE and number in astray for of, number in moved):
+        which = ", ".join(f"snapshot[{number - 1}]" for number in astray)
+        why = f"an L2 table is where the L1 table of {which} should be: a copy would be no L1 table"
+        draft.leave("astray", Left((tables.METADATA_ON_METADATA.code,), why, "--lossy"))
+    damaged = {*damaged_layers(draft), *astray}
     for of, number in sorted(moved):
         if of is Kind.SNAPSHOT_TABLE or (of is Kind.L1_TABLE and number not in damaged):
             planned |= _move_whole(draft, Kind(of), number)
