@@ -100,8 +100,10 @@ def part_metadata(draft: Draft, wanted: Wanted) -> bool:
         draft.leave("metadata", Left((tables.METADATA_ON_METADATA.code,), why, "--lossy"))
     astray = astray_layers(draft)
     if any(of is Kind.L1_TABLE and number in astray for of, number in moved):
-        which = ", ".join(f"snapshot[{number - 1}]" for number in astray)
-        why = f"an L2 table is where the L1 table of {which} should be: a copy would be no L1 table"
+        titles = ", ".join(f"snapshot[{number - 1}]" for number in astray)
+        why = (
+            f"an L2 table is where the L1 table of {titles} should be: a copy would be no L1 table"
+        )
         draft.leave("astray", Left((tables.METADATA_ON_METADATA.code,), why, "--lossy"))
     damaged = {*damaged_layers(draft), *astray}
     for of, number in sorted(moved):
