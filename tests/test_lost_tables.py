@@ -57,6 +57,20 @@ def test_l1_entry_that_a_snapshot_still_has(tmp_path: Path) -> None:
     assert codes(path)[0] == 6
 
 
+def test_entry_that_leads_astray_rather_than_one_that_never_led_anywhere(tmp_path: Path) -> None:
+    path = made(tmp_path / "image", size="2G")
+    qemu.img("snapshot", "-c", "before", path)
+    qemu.io(path, "write -P 1 0 256k")
+    qemu.img("snapshot", "-c", "after", path)
+    poke(path, L1, (1 << 40).to_bytes(8))
+    row = next(row for row in command.record(path)["qfix"]["findings"] if row["code"] == "T235")
+    assert [part["layer"] for part in row["guest-ranges"]] == ["active"]
+    fixed = command.record("--fix", "all", "--lossy", path)["qfix"]["change"]
+    assert [part["layer"] for part in fixed["restored"]] == ["active"]
+    assert fixed["lost"] == []
+    assert codes(path) == (0, set())
+
+
 def test_whole_l1_that_a_snapshot_still_has(tmp_path: Path) -> None:
     path = made(tmp_path / "image", "write -P 1 0 256k", "write -P 1 600M 64k", size="2G")
     qemu.img("snapshot", "-c", "one", path)

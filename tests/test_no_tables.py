@@ -11,6 +11,7 @@ from build import COPIED, Picture
 from build_write import finish
 from command import qfix, record
 from corpus_bases import described, plain, with_snapshots
+from repair_images import made
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,3 +83,17 @@ def test_a_missing_block_stands_in_its_table(tmp_path: Path) -> None:
     said = looked(tmp_path / "image", plain().poke({"rt[0]": 0}))
     row = next(row for row in said["qfix"]["findings"] if row["code"] == "R314")
     assert row["host-offset"] == 0x200
+
+
+@pytest.mark.usefixtures("need_qemu")
+def test_an_l2_table_is_no_refcount_block(tmp_path: Path) -> None:
+    image = made(tmp_path, "cluster_size=512", "1M", "write -P 1 0 400k")
+    guest = image.guest()
+    table = image.number(image.number(40) + 8 * 12) & ~COPIED
+    entry = image.number(48) + 8 * 3
+    assert image.number(entry)
+    image.poke(entry, table)
+    fixed = image.fix()
+    assert (fixed.status, fixed.codes, fixed.ranges("lost")) == (0, set(), [])
+    assert image.is_clean()
+    assert image.guest() == guest

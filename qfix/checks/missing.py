@@ -28,11 +28,14 @@ def shared_tables_are_not_lost(image: Image, made: Recount) -> Iterator[Findings
     if not suspects.any():
         return
     index, offset = tables.index[suspects], tables.offset[suspects]
-    for layer, entries in _lengths(image):
-        known = made.entries.index[(made.entries.layer == layer) & (made.entries.target > 0)]
+    reach = image.geometry.bytes_per_l1_entry
+    leads = _leads_into_file(image, made)
+    astray = made.entries.layer[~leads & np.isin(made.entries.index, index)]
+    first = set(astray.tolist())
+    for layer, entries in sorted(_lengths(image), key=lambda item: item[0] not in first):
+        known = made.entries.index[(made.entries.layer == layer) & leads]
         if np.isin(index, known).any() or not (index < entries).all():
             continue
-        reach = image.geometry.bytes_per_l1_entry
         kept = slice(None, MOST_TABLES)
         place = "the active layer" if layer == 0 else f"snapshot[{layer - 1}]"
         yield problems.LACKED_L2.at(
@@ -44,6 +47,13 @@ def shared_tables_are_not_lost(image: Image, made: Recount) -> Iterator[Findings
             guests=[[(layer, at * reach, reach)] for at in index[kept].tolist()],
         )
         return
+
+
+def _leads_into_file(image: Image, made: Recount) -> BoolArray:
+    """Tell which L1 entries lead to a place where a table can be."""
+    target, geometry = made.entries.target, image.geometry
+    leads: BoolArray = (target > 0) & (target % geometry.cluster_size == 0)
+    return leads & (target < geometry.file_length)
 
 
 def _lengths(image: Image) -> Iterator[tuple[int, int]]:

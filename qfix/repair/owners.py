@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qfix.arrays import NO_INTS, spread
+from qfix.arrays import NO_INTS, spread, unpack_refcounts
 from qfix.layout.tables import L1_RESERVED
 from qfix.problems import header, snapshots
 from qfix.problems import tables as problems
@@ -53,6 +53,7 @@ NOWHERE = (
 
 FEWEST_FAULTS = 4
 MOST_ASTRAY = 64
+BELIEVED = 0.75
 FAR = 16
 """How many times the file's length an offset is that no cut explains."""
 
@@ -166,7 +167,46 @@ def _trusted(draft: Draft) -> IntArray:
     reftable = draft.made.tally.statistics.reftable
     if reftable.used > reftable.unaligned + reftable.invalid:
         sound |= (kind == Kind.REFCOUNT_TABLE) | (kind == Kind.REFCOUNT_BLOCK)
-    return np.unique(spread(first[sound], count[sound]))
+    return np.setdiff1d(spread(first[sound], count[sound]), misled_blocks(draft))
+
+
+def is_believed(draft: Draft, block: int) -> bool:
+    """Tell whether a block's refcounts equal most references: then it was not overwritten."""
+    tally, geometry = draft.made.tally, draft.image.geometry
+    raw = draft.overlay.read(int(draft.made.reftable.offset[block]), geometry.cluster_size)
+    stored = unpack_refcounts(np.frombuffer(raw, np.uint8), geometry.refcount_order)
+    start = block * geometry.refcounts_per_block
+    counted = tally.counted[start : min(start + stored.size, tally.size)]
+    used = counted > 0
+    return bool(used.any()) and bool((stored[: counted.size] == counted)[used].mean() >= BELIEVED)
+
+
+def misled_blocks(draft: Draft) -> IntArray:
+    """Return the clusters that are said to be refcount blocks, and are L2 tables by what they hold.
+
+    Most of the entries there lead into the file, and the refcounts would not agree with what was
+    counted.
+    """
+    if not draft.found(problems.METADATA_ON_METADATA):
+        return NO_INTS
+    image, made, bits = draft.image, draft.made, draft.image.geometry.cluster_bits
+    first, _, kind, which = made.tally.extents()
+    block = (kind == Kind.REFCOUNT_BLOCK) & (first > 0)
+    block &= np.isin(first, made.tables.offset[made.tables.offset % (1 << bits) == 0] >> bits)
+    doubtful = [
+        cluster
+        for cluster, number in zip(first[block].tolist(), which[block].tolist(), strict=True)
+        if not is_believed(draft, number)
+    ]
+    found = [NO_INTS]
+    suspects = made.tables.part(np.isin(made.tables.offset >> bits, doubtful))
+    for batch in read_batches(image, suspects):
+        entries, rows = decode(image, batch), batch.tables.offset.size
+        inside = (entries.offset > 0) & (entries.offset < image.geometry.file_length)
+        inside &= (entries.standard | entries.compressed) & ~impossible(image, entries)
+        sound, used = by_row(entries.row[inside], rows), by_row(entries.row, rows)
+        found.append(batch.tables.offset[(sound > 0) & (5 * sound >= 4 * used)] >> bits)
+    return np.unique(np.concatenate(found))
 
 
 def mostly_faulty(draft: Draft, suspects: L2Tables, fewest: int) -> IntArray:

@@ -14,7 +14,7 @@ from qfix.layout.tables import ENTRY_SIZE
 from qfix.problems import header, refcounts, tables
 from qfix.recount.tally import CLASH, Kind
 from qfix.repair.headers import set_field
-from qfix.repair.owners import real_owners
+from qfix.repair.owners import BELIEVED, is_believed, misled_blocks, real_owners
 from qfix.repair.reuse import suspect
 from qfix.repair.unknown import that_hold_something
 
@@ -38,7 +38,6 @@ BLOCKS_UNFIT = (
     refcounts.BLOCK_MISSING,
 )
 
-BELIEVED = 0.75
 MOST_OLD = 256
 
 
@@ -99,7 +98,8 @@ def _clashes(draft: Draft, wanted: Kind) -> bool:
 def _under_tables(draft: Draft) -> IntArray:
     """Return the clusters of the refcount structure that an L1 entry takes for an L2 table.
 
-    Without losses they stay, for were they to move, nothing would tell that the entry is wrong.
+    Without losses they stay, for were they to move, nothing would tell that the entry is wrong;
+    unless it is right by all that is in the cluster.
     """
     counts = draft.made.tally.statistics.reftable
     if draft.lossy or counts.used <= counts.unaligned + counts.invalid:
@@ -108,7 +108,7 @@ def _under_tables(draft: Draft) -> IntArray:
     own = np.isin(kind, (Kind.REFCOUNT_TABLE, Kind.REFCOUNT_BLOCK))
     held = spread(first[own], count[own])
     table = spread(first[kind == Kind.L2_TABLE], count[kind == Kind.L2_TABLE])
-    return np.intersect1d(held, table)
+    return np.setdiff1d(np.intersect1d(held, table), misled_blocks(draft))
 
 
 def _what_stays(draft: Draft, wanted: Wanted, *, table_stays: bool) -> Structure | None:
@@ -129,7 +129,7 @@ def _what_stays(draft: Draft, wanted: Wanted, *, table_stays: bool) -> Structure
     alone |= sound & np.isin(cluster, _under_tables(draft))
     first_use = ~_repeated(cluster)
     shared = np.flatnonzero(sound & ~alone & first_use)
-    believed = np.array([at for at in shared.tolist() if _is_believed(draft, at)], np.int64)
+    believed = np.array([at for at in shared.tolist() if is_believed(draft, at)], np.int64)
     sound &= alone & first_use
     if wanted.reuse and table_stays and shared.size and believed.size == shared.size:
         others = [item for item in BLOCKS_UNFIT if item is not refcounts.BLOCK_SHARED]
@@ -137,17 +137,6 @@ def _what_stays(draft: Draft, wanted: Wanted, *, table_stays: bool) -> Structure
         if only_data and draft.found(tables.DATA_ON_METADATA):
             return None
     return Structure(np.where(sound, offset, 0), table_stays, believed)
-
-
-def _is_believed(draft: Draft, block: int) -> bool:
-    """Tell whether a block's refcounts equal most references: then it was not overwritten."""
-    tally, geometry = draft.made.tally, draft.image.geometry
-    raw = draft.overlay.read(int(draft.made.reftable.offset[block]), geometry.cluster_size)
-    stored = unpack_refcounts(np.frombuffer(raw, np.uint8), geometry.refcount_order)
-    start = block * geometry.refcounts_per_block
-    counted = tally.counted[start : min(start + stored.size, tally.size)]
-    used = counted > 0
-    return bool(used.any()) and bool((stored[: counted.size] == counted)[used].mean() >= BELIEVED)
 
 
 def _repeated(cluster: IntArray) -> BoolArray:
