@@ -149,7 +149,7 @@ def _no_tables(draft: Draft) -> IntArray:
     cluster = draft.made.tables.offset >> draft.image.geometry.cluster_bits
     owners = draft.made.tally.owners
     shared = (owners[np.minimum(cluster, owners.size - 1)] & CLASH) != 0
-    faulty = mostly_faulty(draft, draft.made.tables.part(shared), 1)
+    faulty = mostly_faulty(draft, draft.made.tables.part(shared), 1, far=1)
     held = np.isin(cluster, _trusted(draft)) & (draft.made.tables.offset > 0)
     return np.unique(np.concatenate((found, faulty, draft.made.tables.offset[held])))
 
@@ -209,25 +209,26 @@ def misled_blocks(draft: Draft) -> IntArray:
     return np.unique(np.concatenate(found))
 
 
-def mostly_faulty(draft: Draft, suspects: L2Tables, fewest: int) -> IntArray:
+def mostly_faulty(draft: Draft, suspects: L2Tables, fewest: int, far: int = FAR) -> IntArray:
     """Return the offsets of tables of whose entries most, and at least *fewest*, are impossible.
 
-    Entries that lead not far behind the end of the file are what a file that was cut has.
+    Entries that lead behind the end of the file, but less than *far* times its length away, are
+    what a file that was cut has.
     """
     found = [NO_INTS]
     for batch in read_batches(draft.image, suspects):
         entries = decode(draft.image, batch)
-        wrong = impossible(draft.image, entries)
+        wrong = impossible(draft.image, entries, far)
         rows = batch.tables.offset.size
         faults, used = by_row(entries.row[wrong], rows), by_row(entries.row, rows)
         found.append(batch.tables.offset[(faults >= fewest) & (5 * faults >= 4 * used)])
     return np.concatenate(found)
 
 
-def impossible(image: Image, entries: Entries) -> BoolArray:
+def impossible(image: Image, entries: Entries, far: int = FAR) -> BoolArray:
     """Tell which entries are such as no table would have many of."""
-    far = FAR * image.geometry.file_length
-    wrong: BoolArray = (entries.standard | entries.compressed) & (entries.offset > far)
+    behind = entries.offset > far * image.geometry.file_length
+    wrong: BoolArray = (entries.standard | entries.compressed) & behind
     for problem, faulty, _ in find_faults(image, entries):
         wrong |= faulty if problem in NOWHERE else False
     return wrong
