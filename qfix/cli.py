@@ -14,46 +14,25 @@ import click
 from qfix import __version__
 from qfix.errors import QfixError, ReadError, Status, UsageError
 from qfix.image import printable
-from qfix.modes.options import ALIASES, LEVELS, Options
+from qfix.modes.options import ALIASES, Options
+from qfix.switches import (
+    ACTS,
+    BELONGS,
+    CHANGING,
+    DANGEROUS,
+    EDITS,
+    MODES,
+    NEEDS,
+    SECTIONS,
+    SHOWN,
+    with_switches,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from qfix.examine import Diagnosis
 
-MODES = {
-    "info": ("qfix.modes.info", "info"),
-    "check": ("qfix.modes.check", "check"),
-    "error": ("qfix.modes.error", "error"),
-}
-ACTS = {
-    "fix": ("qfix.modes.repair", "repair"),
-    "mark": ("qfix.modes.mark", "mark"),
-    "clean": ("qfix.modes.mark", "mark"),
-    "undo": ("qfix.modes.history", "history"),
-    "redo": ("qfix.modes.history", "history"),
-    "resume": ("qfix.modes.history", "history"),
-}
-"""What changes an image: all of them options of -m check, one at a time."""
-BELONGS = {
-    "only": ("check", "error"),
-    "snapshot": ("check", "error"),
-    "flags": ("check", "error"),
-    "prealloc": ("info",),
-    "exit_codes": ("check", "error"),
-    **dict.fromkeys(ACTS, ("check",)),
-}
-NEEDS = {
-    "lossy": ("fix",),
-    "dry_run": ("fix", "mark", "clean"),
-    "yes": ("fix", "mark", "clean"),
-    "force": ("clean", "undo", "redo", "resume"),
-}
-"""Options that mean something only beside one of some others."""
-SHOWN = ("only", "snapshot", "flags", "header")
-"""What chooses or adds to what a look shows; a change shows all that it does."""
-DANGEROUS = (*ACTS, "lossy", "yes", "force")
-SECTIONS = ("snapshot", "refcount", "all")
 PIPE_CLOSED = 141
 MOST_MESSAGE = 2000
 QEMU_STATUS = {
@@ -91,94 +70,7 @@ class Command(click.Command):
     " 74 I/O error, 75 in use, 77 no permission.",
 )
 @click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path())
-@click.option(
-    "-m",
-    "--mode",
-    type=click.Choice(list(MODES)),
-    default="check",
-    show_default=True,
-    help="What to do.",
-)
-@click.option(
-    "-o",
-    "--only",
-    metavar="SECTIONS",
-    help="Show findings of these sections only: snapshot, refcount, all.",
-)
-@click.option(
-    "-s",
-    "--snapshot",
-    metavar="SNAP",
-    help="Show findings of these tables only: active, inactive, all, an id, a name or snapshot[N].",
-)
-@click.option("-b", "--base", is_flag=True, help="Do not look whether the backing file is there.")
-@click.option("-f", "--flags", is_flag=True, help="Show the flags of table entries.")
-@click.option("-H", "--header", is_flag=True, help="Show the header's fields with their offsets.")
-@click.option("-p", "--prealloc", is_flag=True, help="Show how the image was preallocated (info).")
-@click.option("-l", "--lock", is_flag=True, help="Hold a lock against writers while reading.")
-@click.option(
-    "-U",
-    "--force-share",
-    is_flag=True,
-    help="Read an image that another process writes to; the result is unreliable.",
-)
-@click.option(
-    "--fix",
-    "-R",
-    "--repair",
-    "fix",
-    type=click.Choice([*LEVELS, *ALIASES]),
-    default=None,
-    help="Repair: leaks, errors (refcounts and COPIED flags), reuse (clusters with two users) or"
-    " all of it.  [default: none]",
-)
-@click.option(
-    "--lossy",
-    is_flag=True,
-    help="Let a repair give up what it can't save, and guess; each loss is listed.",
-)
-@click.option("-M", "--mark", type=click.Choice(["dirty", "corrupt"]), help="Set a mark.")
-@click.option("-C", "--clean", type=click.Choice(["dirty", "corrupt"]), help="Clear a mark.")
-@click.option("-n", "--dry-run", is_flag=True, help="Show what would be changed; write nothing.")
-@click.option(
-    "--journal",
-    metavar="PATH",
-    type=click.Path(),
-    help="Where the journal is, a file or a folder.  [default: IMAGE.qfix-journal]",
-)
-@click.option("--undo", is_flag=True, help="Take back the last change, byte for byte.")
-@click.option("--redo", is_flag=True, help="Take back the last --undo.")
-@click.option("--resume", is_flag=True, help="Finish a change that was interrupted.")
-@click.option("--yes", is_flag=True, help="Answer the question that a change asks on a terminal.")
-@click.option("--force", is_flag=True, help="Override a refusal that names this option.")
-@click.option("--explain", metavar="CODE", help="Say what a finding means and what to do.")
-@click.option(
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Text for people or JSON for programs.",
-)
-@click.option(
-    "--color",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="Whether to use colour.",
-)
-@click.option(
-    "-d",
-    "color_word",
-    type=click.Choice(["none", "off", "color"]),
-    help="The same, as qcow2-dump spells it.",
-)
-@click.option("-q", "--quiet", count=True, help="Say less.")
-@click.option("-v", "--verbose", count=True, help="Say more.")
-@click.option(
-    "--exit-codes",
-    type=click.Choice(["qfix", "qemu-img"]),
-    help="Whose exit statuses to use.  [default: qfix]",
-)
+@with_switches
 @click.version_option(__version__, "--version", prog_name="qfix")
 def command(images: tuple[str, ...], **given: Any) -> int:
     """Inspect, check and repair qcow2 disk images, offline and without QEMU.
@@ -218,6 +110,19 @@ def command(images: tuple[str, ...], **given: Any) -> int:
         history=next((name for name in ("undo", "redo", "resume") if given[name]), ""),
         yes=given["yes"],
         force=given["force"],
+        offset=given["offset"],
+        value=given["value"],
+        width=given["width"],
+        expect=given["expect"],
+        **{name: given[name] for name in EDITS},
+        new_backing=given["new_backing"],
+        no_backing=given["no_backing"],
+        source=given["source"],
+        file=given["file"],
+        no_undo=given["no_undo"],
+        metadata=given["metadata"],
+        anonymize=given["anonymize"],
+        restore_metadata=given["restore_metadata"],
     )
     return run_images(images, options)
 
@@ -225,25 +130,35 @@ def command(images: tuple[str, ...], **given: Any) -> int:
 def _refuse_foreign(given: dict[str, Any]) -> None:
     """Raise UsageError for an option that the mode does not take."""
     for name, modes in BELONGS.items():
-        if given[name] not in (None, False) and given["mode"] not in modes:
+        if _is_given(given[name]) and given["mode"] not in modes:
             raise UsageError(f"{_spelled(name)} belongs to -m {' or -m '.join(modes)}")
     if given["lock"] and given["force_share"]:
         raise UsageError("--lock and --force-share exclude each other")
     asked = [name for name in ACTS if given[name] and given[name] != "none"]
     if len(asked) > 1:
         raise UsageError(f"{_spelled(asked[0])} and {_spelled(asked[1])} exclude each other")
+    changes = [*asked, *([given["mode"]] if given["mode"] in CHANGING else ())]
     for name in SHOWN:
-        if asked and given[name] not in (None, False):
-            raise UsageError(f"{_spelled(name)} does not go with {_spelled(asked[0])}")
+        if changes and _is_given(given[name]):
+            raise UsageError(f"{_spelled(name)} does not go with {_spelled(changes[0])}")
+    present = {given["mode"], *(name for name, value in given.items() if _is_given(value))}
     for name, beside in NEEDS.items():
-        if given[name] not in (None, False) and not set(beside) & set(asked):
+        if _is_given(given[name]) and not present.intersection(beside):
             raise UsageError(f"{_spelled(name)} belongs to {' or '.join(map(_spelled, beside))}")
-    if asked and given["force_share"] and not given["dry_run"]:
+    if changes and given["force_share"] and not given["dry_run"]:
         raise UsageError("--force-share can't be used to change an image; -n shows the plan")
 
 
+def _is_given(value: object) -> bool:
+    return value not in (None, False, (), "none")
+
+
 def _spelled(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    """Return an option, or a mode that changes an image, as the command line has it."""
+    names = {"sets": "set", "new_backing": "backing", "source": "src"}
+    if name in CHANGING:
+        return f"-m {name}"
+    return "--" + names.get(name, name).replace("_", "-")
 
 
 def _sections(only: str | None) -> str:

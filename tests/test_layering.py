@@ -36,9 +36,10 @@ ORDER = (
     ("examine",),
     ("inference",),
     ("change",),
-    ("repair", "snapshots"),
+    ("repair", "snapshots", "edits"),
     ("report",),
     ("modes",),
+    ("switches",),
     ("cli",),
     ("__main__",),
 )

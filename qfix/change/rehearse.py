@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qfix.arrays import BoolArray, IntArray
     from qfix.change.draft import Draft
     from qfix.examine import Diagnosis
+    from qfix.problems import Findings
 
 FREED = {
     problem.code
@@ -68,7 +69,7 @@ def rehearse(draft: Draft) -> None:
 def faults(draft: Draft) -> list[str]:
     """Return, in words, what a draft would bring about and does not tell."""
     if draft.faults is None:
-        draft.faults = list(islice(chain(_new_problems(draft), _guest_changes(draft)), MOST_FAULTS))
+        draft.faults = list(islice(chain(_new_problems(draft), guest_changes(draft)), MOST_FAULTS))
     return draft.faults
 
 
@@ -86,11 +87,27 @@ def _new_problems(draft: Draft) -> Iterator[str]:
             yield f"it would bring {problem.code} {problem.name}"
 
 
+def news(draft: Draft) -> list[Findings]:
+    """Return the kinds of errors and leaks of which a draft brings some, or more than there were.
+
+    The findings are those of the overlay, as it was examined last.
+    """
+    before = _units(draft.before)
+    return [
+        found
+        for found in draft.now.findings
+        if found.problem.severity not in (Severity.NOTE, Severity.WARNING)
+        and found.problem.code not in draft.expected
+        and found.units > before.get(found.problem.code, 0)
+    ]
+
+
 def _units(diagnosis: Diagnosis) -> dict[str, int]:
     return {found.problem.code: found.units for found in diagnosis.findings}
 
 
-def _guest_changes(draft: Draft) -> Iterator[str]:
+def guest_changes(draft: Draft) -> Iterator[str]:
+    """Yield, in words, what the guest would read differently and the draft does not tell."""
     old, new = draft.before, draft.now
     if old.image is None or old.recount is None:
         return

@@ -27,7 +27,8 @@ class Request(NamedTuple):
     """What a change needs to know of the command line.
 
     `ask` is given the draft before anything is written and tells whether to go on; `warn` says
-    something beside the results.
+    something beside the results. A `deliberate` change may make the image worse: its rehearsal is
+    for `ask` to show, and stops nothing.
     """
 
     asked: str
@@ -35,6 +36,7 @@ class Request(NamedTuple):
     journal: str | None = None
     backing: bool = True
     force_share: bool = False
+    deliberate: bool = False
     ask: Callable[[Draft], bool] | None = None
     warn: Callable[[str], None] | None = None
     tell: Callable[[float], None] | None = None
@@ -72,7 +74,8 @@ def change(path: str, request: Request, plan: Callable[[Draft], None]) -> Iterat
         if not draft.overlay.is_changed:
             yield Outcome(draft, before, None, place)
             return
-        rehearse(draft)
+        if not request.deliberate:
+            rehearse(draft)
         if request.dry_run:
             yield Outcome(draft, draft.now, None, place)
             return

@@ -112,12 +112,17 @@ def _journal(path: str, place: str | None) -> str:
         return ""
 
 
+def is_terminal() -> bool:
+    """Tell whether there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def confirmed(path: str, lines: Iterable[str], question: str, options: Options) -> bool:
     """Ask on a terminal whether to go on, after showing what it costs; elsewhere the answer is yes.
 
     A change can be taken back, so a script that asked for it is not held up.
     """
-    if options.yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if options.yes or not is_terminal():
         return True
     click.echo(f"image: {shown_path(path)}", err=True)
     for line in lines:

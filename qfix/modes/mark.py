@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qfix.errors import RefusedError
 from qfix.layout.header import CORRUPT, DIRTY
-from qfix.modes.repair import carry_out
+from qfix.modes.carry import carry_out
 from qfix.problems import header
 from qfix.repair.marks import damage, refcount_errors, set_marks
 

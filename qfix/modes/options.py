@@ -34,6 +34,23 @@ class Options(NamedTuple):
     history: str = ""
     yes: bool = False
     force: bool = False
+    offset: int | None = None
+    value: int | None = None
+    width: int | None = None
+    expect: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+    add_extension: tuple[str, ...] = ()
+    remove_extension: tuple[str, ...] = ()
+    set_feature: tuple[str, ...] = ()
+    clear_feature: tuple[str, ...] = ()
+    new_backing: str | None = None
+    no_backing: bool = False
+    source: int | None = None
+    file: str | None = None
+    no_undo: bool = False
+    metadata: str | None = None
+    anonymize: bool = False
+    restore_metadata: str | None = None
 
     @property
     def json(self) -> bool:

@@ -1,29 +1,15 @@
-"""--fix: a repair by the one road, told before and after."""
+"""--fix: a repair by the one road."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
-
-from qfix.change.draft import LOST, SUSPECT
-from qfix.change.road import Request, change, withheld
-from qfix.modes.look import confirmed, emit, note, say, shown, shown_path
+from qfix.change.road import withheld
+from qfix.modes.carry import carry_out
 from qfix.repair.passes import plan_repair
 from qfix.repair.wanted import Wanted
-from qfix.report import text
-from qfix.report.changes import change_record, left_lines, plan_lines
-from qfix.report.jsonout import record
-from qfix.report.page import closing_lines, left_over
-from qfix.report.progress import progress
-from qfix.report.rows import journal_command, repair_command
-from qfix.report.summary import qemu_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from qfix.change.draft import Draft
-    from qfix.change.road import Outcome
     from qfix.examine import Diagnosis
     from qfix.modes.options import Options
 
@@ -33,114 +19,3 @@ def repair(path: str, options: Options) -> Diagnosis:
     wanted = Wanted(options.fix, options.lossy)
     earlier = withheld(path, options.journal)
     return carry_out(path, options, wanted.words, lambda draft: plan_repair(draft, wanted, earlier))
-
-
-def carry_out(path: str, options: Options, asked: str, plan: Callable[[Draft], None]) -> Diagnosis:
-    """Take a plan down the road and print what came of it."""
-    with progress() as tell:
-        request = Request(
-            asked=asked,
-            dry_run=options.dry_run,
-            journal=options.journal,
-            backing=not options.base,
-            force_share=options.force_share,
-            ask=None if options.yes else _ask(path, options),
-            warn=note,
-            tell=tell,
-        )
-        with change(path, request, plan) as outcome:
-            if options.json:
-                emit(_record(path, outcome, asked, options), options)
-            elif options.several:
-                click.echo(_one_line(path, outcome, options))
-            else:
-                say(_page(path, outcome, asked, options))
-            return outcome.after
-
-
-def _ask(path: str, options: Options) -> Callable[[Draft], bool]:
-    """Return what asks on a terminal before something is given up."""
-
-    def ask(draft: Draft) -> bool:
-        if not draft.is_lossy:
-            return True
-        return confirmed(path, plan_lines(draft), "Give this up?", options)
-
-    return ask
-
-
-def _record(path: str, outcome: Outcome, asked: str, options: Options) -> dict[str, Any]:
-    made = record(path, outcome.after, shown(outcome.after, options), in_use=False)
-    before, after = qemu_counts(outcome.draft.before), qemu_counts(outcome.after)
-    for name in ("corruptions", "leaks"):
-        made[f"{name}-fixed"] = max(0, before[name] - after[name])
-    made["qfix"]["change"] = change_record(outcome, asked, dry_run=options.dry_run)
-    return made
-
-
-def _one_line(path: str, outcome: Outcome, options: Options) -> str:
-    before, after = outcome.draft.before.status, outcome.after.status
-    count = len(outcome.draft.changes) + sum(outcome.draft.omitted.values())
-    did = "would change" if options.dry_run else "changed"
-    what = f"{did} {count} things" if count else "nothing to change"
-    return f"{shown_path(path)}: {before.verdict} -> {after.verdict} ({what})"
-
-
-def _page(path: str, outcome: Outcome, asked: str, options: Options) -> Iterator[str]:
-    draft = outcome.draft
-    limit = None if options.verbosity > 0 else text.FEW * 7
-    if options.verbosity >= 0:
-        yield f"image: {shown_path(path)}"
-        yield from text.pairs(_before(draft, asked))
-        yield ""
-        yield from plan_lines(draft, limit=limit)
-        yield from left_lines(draft)
-        yield ""
-    yield _done(outcome, options)
-    yield from left_over(outcome.after, options.verbosity)
-    yield from closing_lines(outcome.after, kept_back=bool(draft.withheld))
-    if options.verbosity < 0:
-        return
-    yield "What to do next:"
-    if options.dry_run and draft.changes:
-        yield f"  {repair_command(path, asked)}   makes this change"
-    elif outcome.number is not None:
-        yield f"  {journal_command(path, 'undo', options.journal)}   takes it back, byte for byte"
-    for left in draft.left.values():
-        if left.option.startswith("--") and left.option not in asked:
-            yield f"  {repair_command(path, _with(asked, left.option))}   goes on with what is left"
-            break
-    yield from _steps(outcome)
-
-
-def _with(asked: str, option: str) -> str:
-    return option if option.startswith("--fix") else f"{asked} {option}"
-
-
-def _before(draft: Draft, asked: str) -> Iterator[tuple[str, object]]:
-    found = [f"{item.problem.code} {item.problem.name}" for item in draft.before.findings]
-    more = f", and {len(found) - 6} more kinds" if len(found) > 6 else ""
-    status = draft.before.status
-    yield "asked for", asked
-    yield "before", f"{status.verdict} (status {int(status)})"
-    yield "found", (", ".join(found[:6]) + more) or "nothing"
-
-
-def _done(outcome: Outcome, options: Options) -> str:
-    count = len(outcome.draft.changes) + sum(outcome.draft.omitted.values())
-    if not count:
-        return "Nothing was changed: there is nothing that this could repair."
-    if options.dry_run:
-        return f"Nothing was written: {count} changes would be made, and the rehearsal agrees."
-    return (
-        f"Repaired: {count} changes written and checked from disk;"
-        f" journal {shown_path(outcome.journal)}, record {outcome.number}."
-    )
-
-
-def _steps(outcome: Outcome) -> Iterator[str]:
-    draft = outcome.draft
-    if any(part.kind in (SUSPECT, LOST) for part in draft.ranges):
-        yield "  check the file systems inside the guest before you rely on them"
-    if draft.bitmaps:
-        yield "  make the next backup a full one"

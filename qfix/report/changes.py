@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qfix.change.draft import LOST, RESTORED, SUSPECT
+from qfix.change.rehearse import guest_changes, news
 from qfix.report.rows import layer_name, layer_title
 from qfix.report.text import FEW_RANGES, human
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from qfix.change.road import Outcome
 
 FEW_CHANGES = 20
+MOST_TOLD = 8
+"""How many of the places that the guest reads differently are told."""
 WIDEST = 72
 KINDS = (
     (LOST, "Lost", "is given up"),
@@ -77,7 +81,9 @@ def left_lines(draft: Draft) -> Iterator[str]:
         yield click.style("Left as it is: ", fg="yellow") + left.why + option
 
 
-def change_record(outcome: Outcome, asked: str, *, dry_run: bool) -> dict[str, Any]:
+def change_record(
+    outcome: Outcome, asked: str, *, dry_run: bool, deliberate: bool = False
+) -> dict[str, Any]:
     """Return what JSON tells of a change."""
     draft = outcome.draft
     return {
@@ -102,6 +108,8 @@ def change_record(outcome: Outcome, asked: str, *, dry_run: bool) -> dict[str, A
         ],
         "changes-omitted": sum(draft.omitted.values()),
         **{kind: _ranges(draft, kind) for kind, _, _ in KINDS},
+        "findings-made": [found.problem.code for found in news(draft)] if deliberate else [],
+        "guest-changes": list(islice(guest_changes(draft), MOST_TOLD)) if deliberate else [],
         "snapshots-dropped": list(draft.dropped),
         "bitmaps-dropped": list(draft.bitmaps),
         "left": [

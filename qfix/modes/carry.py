@@ -1,0 +1,204 @@
+"""A change by the one road: asked about, told before and after."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qfix.change.draft import LOST, SUSPECT
+from qfix.change.rehearse import guest_changes, news
+from qfix.change.road import Request, change
+from qfix.errors import RefusedError
+from qfix.modes.look import confirmed, emit, is_terminal, note, say, shown, shown_path
+from qfix.report import text
+from qfix.report.changes import MOST_TOLD, change_record, left_lines, plan_lines
+from qfix.report.jsonout import record
+from qfix.report.page import closing_lines, left_over
+from qfix.report.progress import progress
+from qfix.report.rows import journal_command, repair_command
+from qfix.report.summary import qemu_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from qfix.change.draft import Draft
+    from qfix.change.road import Outcome
+    from qfix.examine import Diagnosis
+    from qfix.modes.options import Options
+
+
+def carry_out(
+    path: str,
+    options: Options,
+    asked: str,
+    plan: Callable[[Draft], None],
+    *,
+    deliberate: bool = False,
+) -> Diagnosis:
+    """Take a plan down the road and print what came of it.
+
+    A *deliberate* change is made although the image gets worse by it, or the guest reads something
+    else, once that was shown: see `_ask_deliberate`.
+    """
+    asks = _ask_deliberate if deliberate else _ask
+    with progress() as tell:
+        request = Request(
+            asked=asked,
+            dry_run=options.dry_run,
+            journal=options.journal,
+            backing=not options.base,
+            force_share=options.force_share,
+            deliberate=deliberate,
+            ask=None if options.yes else asks(path, options),
+            warn=note,
+            tell=tell,
+        )
+        with change(path, request, plan) as outcome:
+            if options.json:
+                emit(_record(path, outcome, asked, options, deliberate=deliberate), options)
+            elif options.several:
+                click.echo(_one_line(path, outcome, options))
+            else:
+                say(_page(path, outcome, asked, options, deliberate=deliberate))
+            return outcome.after
+
+
+def _ask(path: str, options: Options) -> Callable[[Draft], bool]:
+    """Return what asks on a terminal before something is given up."""
+
+    def ask(draft: Draft) -> bool:
+        if not draft.is_lossy:
+            return True
+        return confirmed(path, plan_lines(draft), "Give this up?", options)
+
+    return ask
+
+
+def _ask_deliberate(path: str, options: Options) -> Callable[[Draft], bool]:
+    """Return what asks on a terminal before findings are made, and refuses where there is none."""
+
+    def ask(draft: Draft) -> bool:
+        found = news(draft)
+        if not found:
+            return True
+        if not is_terminal():
+            made = ", ".join(f"{item.problem.code} {item.problem.name}" for item in found)
+            raise RefusedError(
+                f"{path}: this makes {_findings(len(found))}: {made}; nothing was changed."
+                " -n shows more; --yes makes the change all the same"
+            )
+        lines = [*plan_lines(draft), *_news_lines(draft)]
+        return confirmed(path, lines, "Make this change all the same?", options)
+
+    return ask
+
+
+def _findings(count: int) -> str:
+    return f"{count} finding" if count == 1 else f"{count} kinds of findings"
+
+
+def _news_lines(draft: Draft) -> Iterator[str]:
+    """Yield what a deliberate change makes worse, and what the guest will read differently."""
+    found = news(draft)
+    if found:
+        yield click.style(f"This makes {_findings(len(found))}:", fg="red")
+    for item in found:
+        yield from text.kind_lines(item, draft.now.image, text.FEW)
+    told = list(islice(guest_changes(draft), MOST_TOLD))
+    if told:
+        yield click.style("What the guest reads changes:", fg="yellow")
+    for line in told:
+        yield f"  {line}"
+
+
+def _record(
+    path: str, outcome: Outcome, asked: str, options: Options, *, deliberate: bool
+) -> dict[str, Any]:
+    made = record(path, outcome.after, shown(outcome.after, options), in_use=False)
+    before, after = qemu_counts(outcome.draft.before), qemu_counts(outcome.after)
+    for name in ("corruptions", "leaks"):
+        made[f"{name}-fixed"] = max(0, before[name] - after[name])
+    made["qfix"]["change"] = change_record(
+        outcome, asked, dry_run=options.dry_run, deliberate=deliberate
+    )
+    return made
+
+
+def _one_line(path: str, outcome: Outcome, options: Options) -> str:
+    before, after = outcome.draft.before.status, outcome.after.status
+    count = len(outcome.draft.changes) + sum(outcome.draft.omitted.values())
+    did = "would change" if options.dry_run else "changed"
+    what = f"{did} {count} things" if count else "nothing to change"
+    return f"{shown_path(path)}: {before.verdict} -> {after.verdict} ({what})"
+
+
+def _page(
+    path: str, outcome: Outcome, asked: str, options: Options, *, deliberate: bool
+) -> Iterator[str]:
+    draft = outcome.draft
+    limit = None if options.verbosity > 0 else text.FEW * 7
+    if options.verbosity >= 0:
+        yield f"image: {shown_path(path)}"
+        yield from text.pairs(_before(draft, asked))
+        yield ""
+        yield from plan_lines(draft, limit=limit)
+        yield from left_lines(draft)
+        if deliberate:
+            yield from _news_lines(draft)
+        yield ""
+    yield _done(outcome, options, deliberate=deliberate)
+    yield from left_over(outcome.after, options.verbosity)
+    yield from closing_lines(outcome.after, kept_back=bool(draft.withheld))
+    if options.verbosity < 0:
+        return
+    yield "What to do next:"
+    if options.dry_run and draft.changes:
+        yield f"  {repair_command(path, asked)}   makes this change"
+    elif outcome.number:
+        yield f"  {journal_command(path, 'undo', options.journal)}   takes it back, byte for byte"
+    for left in draft.left.values():
+        if left.option.startswith("--") and left.option not in asked:
+            yield f"  {repair_command(path, _with(asked, left.option))}   goes on with what is left"
+            break
+    yield from _steps(outcome)
+
+
+def _with(asked: str, option: str) -> str:
+    return option if option.startswith("--fix") else f"{asked} {option}"
+
+
+def _before(draft: Draft, asked: str) -> Iterator[tuple[str, object]]:
+    found = [f"{item.problem.code} {item.problem.name}" for item in draft.before.findings]
+    more = f", and {len(found) - 6} more kinds" if len(found) > 6 else ""
+    status = draft.before.status
+    yield "asked for", asked
+    yield "before", f"{status.verdict} (status {int(status)})"
+    yield "found", (", ".join(found[:6]) + more) or "nothing"
+
+
+def _done(outcome: Outcome, options: Options, *, deliberate: bool) -> str:
+    count = len(outcome.draft.changes) + sum(outcome.draft.omitted.values())
+    if not count:
+        why = "it is so already" if deliberate else "there is nothing that this could repair"
+        return f"Nothing was changed: {why}."
+    changes = "1 change" if count == 1 else f"{count} changes"
+    if options.dry_run:
+        agrees = "" if deliberate else ", and the rehearsal agrees"
+        return f"Nothing was written: {changes} would be made{agrees}."
+    journal = (
+        f"journal {shown_path(outcome.journal)}, record {outcome.number}"
+        if outcome.number
+        else "there is no journal of it"
+    )
+    did = "Done" if deliberate else "Repaired"
+    return f"{did}: {changes} written and checked from disk; {journal}."
+
+
+def _steps(outcome: Outcome) -> Iterator[str]:
+    draft = outcome.draft
+    if any(part.kind in (SUSPECT, LOST) for part in draft.ranges):
+        yield "  check the file systems inside the guest before you rely on them"
+    if draft.bitmaps:
+        yield "  make the next backup a full one"
