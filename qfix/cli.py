@@ -89,7 +89,7 @@ def command(images: tuple[str, ...], **given: Any) -> int:
     _set_color(given)
     options = Options(
         mode=given["mode"],
-        only=_sections(given["only"]),
+        only=_sections(given["only"], given["mode"]),
         snapshot="all" if given["snapshot"] is None else given["snapshot"],
         base=given["base"],
         flags=given["flags"],
@@ -161,8 +161,11 @@ def _spelled(name: str) -> str:
     return "--" + names.get(name, name).replace("_", "-")
 
 
-def _sections(only: str | None) -> str:
+def _sections(only: str | None, mode: str) -> str:
+    """Return the sections that -o asks for; those of a dump are its own to know."""
     only = "all" if only is None else only
+    if mode == "dump":
+        return only
     for section in only.split(","):
         if section not in SECTIONS:
             raise UsageError(f"unknown section {section!r}; known: {', '.join(SECTIONS)}")

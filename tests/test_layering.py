@@ -38,6 +38,7 @@ ORDER = (
     ("change",),
     ("repair", "snapshots", "edits"),
     ("report",),
+    ("dump",),
     ("modes",),
     ("switches",),
     ("cli",),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from qfix.examine import examine
-from qfix.modes.header import header_lines
 from qfix.modes.look import (
     IN_USE,
     emit,
@@ -19,6 +18,7 @@ from qfix.modes.look import (
     were_kept_back,
 )
 from qfix.report import text
+from qfix.report.header import header_lines
 from qfix.report.jsonout import record
 from qfix.report.page import (
     closing_lines,

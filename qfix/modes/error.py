@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qfix.examine import examine
-from qfix.modes.header import header_lines
 from qfix.modes.look import (
     IN_USE,
     emit,
@@ -17,6 +16,7 @@ from qfix.modes.look import (
     were_kept_back,
 )
 from qfix.report import text
+from qfix.report.header import header_lines
 from qfix.report.jsonout import record
 from qfix.report.page import closing_lines, meaning
 from qfix.report.progress import progress

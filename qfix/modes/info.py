@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from qfix.examine import inspect
 from qfix.modes.facts import bitmap_rows, facts, snapshot_rows
-from qfix.modes.header import header_lines, header_rows
 from qfix.modes.look import emit, opened, say, shown_path
 from qfix.report import text
+from qfix.report.header import header_lines, header_rows
 from qfix.report.rows import as_json
 
 if TYPE_CHECKING:
