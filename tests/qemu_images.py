@@ -133,20 +133,21 @@ class Recipe:
 
     def _names(self, word: str) -> tuple[str, ...]:
         if self.encrypted and word == "image":
-            return (*self.key_arguments(), "--image-opts", self._image_options(word))
+            return (*self.key_arguments(), "--image-opts", self.image_options(word))
         return (word,)
 
     def key_arguments(self) -> tuple[str, ...]:
         """Return the options that hand the key to a QEMU program."""
         return SECRET if self.encrypted else ()
 
-    def _image_options(self, file: str | Path) -> str:
+    def image_options(self, file: str | Path) -> str:
+        """Return what --image-opts takes to open an encrypted image."""
         return f"driver=qcow2,file.filename={file},encrypt.key-secret=key"
 
     def check_with_qemu(self, path: Path) -> subprocess.CompletedProcess[str]:
         """Run ``qemu-img check`` on *path*, this recipe's image or a changed copy of it."""
         file = (
-            (*SECRET, "--image-opts", self._image_options(path))
+            (*SECRET, "--image-opts", self.image_options(path))
             if self.encrypted
             else ("-f", "qcow2", str(path))
         )

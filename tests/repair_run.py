@@ -190,7 +190,7 @@ class Check:
 def image_arguments(recipe: Recipe, path: Path) -> tuple[str, ...]:
     """Return how a QEMU program is told the image, with its key where it has one."""
     if recipe.encrypted:
-        return (*recipe.key_arguments(), "--image-opts", recipe._image_options(path))
+        return (*recipe.key_arguments(), "--image-opts", recipe.image_options(path))
     return ("-f", "qcow2", str(path))
 
 

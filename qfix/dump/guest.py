@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qfix.dump.lines import BLOCK, Form, filled, heading, remark
-from qfix.dump.runs import Run, fold, merged
+from qfix.dump.runs import Runs, blocks_of, fold, joined
 from qfix.dump.tables import DATA, NOTHING, PACKED, SUBCLUSTERS, ZERO_ALLOCATED, ZEROS, kinds_of
 from qfix.problems import tables as problems
 from qfix.recount.batches import read_batches
@@ -57,9 +57,9 @@ def guest_lines(wanted: Wanted) -> Iterator[str]:
     layers = [0] if wanted.layers is None else wanted.chosen(1 + len(image.snapshots))
     for layer in layers:
         yield from remark(wanted, layer_title(image, layer))
-        runs = merged(_whole_disk(wanted, layer))
-        while block := list(islice(runs, BLOCK)):
-            yield _block(wanted, layer, block)
+        for block in joined(_whole_disk(wanted, layer)):
+            for part in blocks_of(block, BLOCK):
+                yield _block(wanted, layer, part)
 
 
 def _disk_size(wanted: Wanted, layer: int) -> int:
@@ -70,52 +70,75 @@ def _disk_size(wanted: Wanted, layer: int) -> int:
     return size if told is None else told // 512 * 512
 
 
-def _whole_disk(wanted: Wanted, layer: int) -> Iterator[Run]:
+def _whole_disk(wanted: Wanted, layer: int) -> Iterator[Runs]:
     """Yield the runs of a layer from 0 to the end of its disk; what no table maps included."""
-    end = _disk_size(wanted, layer)
-    at = 0
-    for run in _mapped(wanted, layer):
-        if run.start >= end:
-            break
-        if run.start > at:
-            yield Run(at, run.start, (NOTHING,), (-1,))
-        yield run._replace(end=min(run.end, end))
-        at = min(run.end, end)
+    end, at = _disk_size(wanted, layer), 0
+    for block in _mapped(wanted, layer):
+        runs = block.part((block.same[0] != NOTHING) & (block.start < end))
+        if not runs.start.size:
+            continue
+        runs = runs._replace(end=np.minimum(runs.end, end))
+        yield _filled_up(runs, at)
+        at = int(runs.end[-1])
     if at < end:
-        yield Run(at, end, (NOTHING,), (-1,))
+        yield _nothing(np.array([at]), np.array([end]))
 
 
-def _mapped(wanted: Wanted, layer: int) -> Iterator[Run]:
+def _filled_up(runs: Runs, start: int) -> Runs:
+    """Return runs with what is unallocated between them, from *start* on."""
+    before = np.concatenate(([start], runs.end[:-1]))
+    gap = np.flatnonzero(before < runs.start)
+    gaps = _nothing(before[gap], runs.start[gap])
+    order = np.argsort(np.concatenate((runs.start, gaps.start)), kind="stable")
+    whole = Runs(
+        np.concatenate((runs.start, gaps.start)),
+        np.concatenate((runs.end, gaps.end)),
+        (np.concatenate((runs.same[0], gaps.same[0])),),
+        np.concatenate((runs.step, gaps.step)),
+    )
+    return whole.part(order)
+
+
+def _nothing(start: IntArray, end: IntArray) -> Runs:
+    return Runs(start, end, (np.full(start.size, NOTHING, np.int8),), np.full(start.size, -1))
+
+
+def _mapped(wanted: Wanted, layer: int) -> Iterator[Runs]:
     """Yield the runs of bytes that the L1 entries of a layer lead to, in guest order."""
     entries, geometry = wanted.made.entries, wanted.image.geometry
     first = {one: owner for owner, all_ in entries.sharers.items() for one in all_}
     rows = np.flatnonzero(entries.layer == first.get(layer, layer))
     index, target = entries.index[rows].astype(np.int64), entries.target[rows]
-    sound = (target > 0) & (target % geometry.cluster_size == 0) & (target < geometry.file_length)
     known = wanted.made.tables
     order = np.argsort(known.offset, kind="stable")
+    sound = (target > 0) & (target % geometry.cluster_size == 0) & (target < geometry.file_length)
+    sound &= np.isin(target, known.offset)
     reach = geometry.bytes_per_l1_entry
-    edges = np.flatnonzero(np.diff(sound, prepend=~sound[:1])) if rows.size else rows
-    for low, high in pairwise([*edges.tolist(), rows.size]):
-        if not sound[low]:
-            damaged = (at for at, to in zip(index[low:high], target[low:high], strict=False) if to)
-            for at in damaged:
-                yield Run(int(at) * reach, (int(at) + 1) * reach, (DAMAGED,), (-1,))
+    edges = (np.flatnonzero(np.diff(sound)) + 1).tolist()
+    for low, high in pairwise((0, *edges, rows.size)):
+        part = index[low:high]
+        if low < high and sound[low]:
+            at = order[np.searchsorted(known.offset, target[low:high], sorter=order)]
+            yield from _tables(wanted, known.part(at), part)
             continue
-        at = order[np.searchsorted(known.offset, target[low:high], sorter=order)]
-        yield from _tables(wanted, known.part(at), index[low:high])
+        part = part[target[low:high] > 0]
+        kind = np.full(part.size, DAMAGED, np.int8)
+        yield Runs(part * reach, (part + 1) * reach, (kind,), np.full(part.size, -1))
 
 
-def _tables(wanted: Wanted, tables: L2Tables, index: IntArray) -> Iterator[Run]:
+def _tables(wanted: Wanted, tables: L2Tables, index: IntArray) -> Iterator[Runs]:
     kept, done = index[~tables.hole], 0
     for batch in read_batches(wanted.image, tables):
         count = batch.tables.offset.size
-        yield from _batch_runs(wanted, batch, kept[done : done + count])
+        yield _batch_runs(wanted, batch, kept[done : done + count])
         done += count
 
 
-def _batch_runs(wanted: Wanted, batch: Batch, index: IntArray) -> Iterator[Run]:
-    """Yield the runs of some tables; units are clusters, or subclusters where there are such."""
+def _batch_runs(wanted: Wanted, batch: Batch, index: IntArray) -> Runs:
+    """Return the runs of some tables; units are clusters, or subclusters where there are such.
+
+    A compressed cluster has no step, for its data stands anywhere.
+    """
     geometry = wanted.image.geometry
     kind, host = _columns(wanted, batch)
     unit = geometry.cluster_size
@@ -123,14 +146,11 @@ def _batch_runs(wanted: Wanted, batch: Batch, index: IntArray) -> Iterator[Run]:
         kind, host = _subclusters(batch, kind, host, unit // SUBCLUSTERS)
         unit //= SUBCLUSTERS
     per = geometry.bytes_per_l1_entry // unit
-    steps = np.where(host >= 0, host // unit, -1)
-    odd = np.where(host >= 0, host % unit, 0)
-    for row, at in enumerate(index.tolist()):
-        part = slice(row * per, (row + 1) * per)
-        start = at * per
-        for run in fold(start, [kind[part], odd[part]], [steps[part]]):
-            offset = run.steps[0] * unit + run.same[1] if run.steps[0] >= 0 else -1
-            yield Run(run.start * unit, run.end * unit, run.same[:1], (offset,))
+    row = np.repeat(np.arange(index.size), per)
+    runs = fold(0, (kind, row), np.where(host >= 0, host // unit, -1)).scaled(1)
+    shift = (index[runs.same[1]] - runs.same[1]) * per
+    placed = runs._replace(start=runs.start + shift, end=runs.end + shift, same=runs.same[:1])
+    return placed.scaled(unit)
 
 
 def _columns(wanted: Wanted, batch: Batch) -> tuple[AnyArray, IntArray]:
@@ -171,16 +191,17 @@ def _subclusters(
     return spread.astype(np.int8).ravel(), place.ravel()
 
 
-def _block(wanted: Wanted, layer: int, runs: list[Run]) -> str:
+def _block(wanted: Wanted, layer: int, runs: Runs) -> str:
+    kind, host = runs.same[0].tolist(), runs.step.tolist()
+    start, length = runs.start.tolist(), (runs.end - runs.start).tolist()
+    words = [KINDS[at] for at in kind]
+    if wanted.json:
+        place = ["null" if at < 0 else at for at in host]
+        return filled(GUEST.json, ([layer_name(layer)] * len(kind), start, length, words, place))
     backing = wanted.image.head.backing_name is not None
-    rows: list[tuple[object, ...]] = []
-    for start, end, (kind,), (host,) in runs:
-        if wanted.json:
-            place = "null" if host < 0 else str(host)
-            rows.append((layer_name(layer), start, end - start, KINDS[kind], place))
-            continue
-        where = f" at {host:#x}" if host >= 0 and kind != RESERVED else ""
-        if kind in (NOTHING, RESERVED):
-            where = " (the backing file shows)" if backing else " (reads as zeros)"
-        rows.append((start, end - 1, end - start, KINDS[kind], where))
-    return filled(GUEST.json if wanted.json else GUEST.text, list(zip(*rows, strict=True)))
+    none = " (the backing file shows)" if backing else " (reads as zeros)"
+    where = [
+        none if what in (NOTHING, RESERVED) else f" at {at:#x}" if at >= 0 else ""
+        for what, at in zip(kind, host, strict=True)
+    ]
+    return filled(GUEST.text, (start, (runs.end - 1).tolist(), length, words, where))

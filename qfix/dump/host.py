@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qfix.arrays import NO_INTS
 from qfix.dump.lines import BLOCK, Form, filled, heading
-from qfix.dump.owners import TITLES, Owners
-from qfix.dump.runs import Run, fold, merged
+from qfix.dump.owners import HOLE, TITLES, Owners
+from qfix.dump.runs import Runs, blocks_of, fold, joined
 from qfix.dump.windows import Use, counts, holes, windows
 from qfix.problems.refcounts import LEAKED
 from qfix.problems.tables import LOST_L1, LOST_L2
@@ -53,6 +52,7 @@ SETS: dict[str, tuple[str, ...]] = {
     "unallocated": ("vacant", "leaked"),
 }
 """The sets of qcheck: the types, and which of them together are allocated or not."""
+BOOLEAN = {False: "false", True: "true"}
 SHARED = 1
 LOST = (LOST_L2, LOST_L1)
 """Leaked clusters that are tables; in a run they are marked by their position here, from 2 on."""
@@ -63,16 +63,16 @@ def host_lines(wanted: Wanted) -> Iterator[str]:
     columns = "host offsets, first and last byte, clusters, what is there"
     yield from heading(wanted, "host", "what the clusters of the file hold", columns)
     owners = Owners(wanted)
-    runs = merged(run for window in windows(wanted) for run in _host_runs(wanted, owners, window))
-    while block := list(islice(runs, BLOCK)):
-        yield _host_block(wanted, owners, block)
+    for block in joined(_host_runs(wanted, owners, window) for window in windows(wanted)):
+        for part in blocks_of(block, BLOCK):
+            yield _host_block(wanted, owners, part)
 
 
-def _host_runs(wanted: Wanted, owners: Owners, window: Window) -> Iterator[Run]:
-    """Yield runs with: use, value of metadata, layer, hole, references, shared; guest cluster."""
+def _host_runs(wanted: Wanted, owners: Owners, window: Window) -> Runs:
+    """Return runs with use, value of metadata, layer, hole, users, mark; and guest cluster."""
     part, use = window.counts, window.use
     guest = np.isin(use, (Use.DATA, Use.ZERO))
-    layer = np.full(use.size, -1)
+    layer = np.full(use.size, -1, np.int32)
     cluster = np.full(use.size, -1)
     if guest.any():
         layer[guest], start = owners.guests(window.value[guest])
@@ -83,45 +83,77 @@ def _host_runs(wanted: Wanted, owners: Owners, window: Window) -> Iterator[Run]:
     told = ((wanted.made.tally.owners[part.start : part.end] & CLASH) != 0).astype(np.int8)
     for number, problem in enumerate(LOST, 2):
         lost = wanted.diagnosis.find(problem)
-        at = lost.first[(lost.first >= part.start) & (lost.first < part.end)] if lost else NO_INTS
+        first = np.array(lost.first, np.int64) if lost else NO_INTS
+        at = first[(first >= part.start) & (first < part.end)]
         told[at - part.start] = number
-    return fold(part.start, [use, which, layer, hole, users, told], [cluster])
+    return fold(part.start, (use, which, layer, hole, users, told), cluster)
 
 
-def _host_block(wanted: Wanted, owners: Owners, runs: list[Run]) -> str:
+def _host_block(wanted: Wanted, owners: Owners, runs: Runs) -> str:
     size = wanted.image.geometry.cluster_size
-    rows = [_host_row(wanted, owners, run, size) for run in runs]
-    return filled(HOST.json if wanted.json else HOST.text, list(zip(*rows, strict=True)))
-
-
-def _host_row(wanted: Wanted, owners: Owners, run: Run, size: int) -> tuple[object, ...]:
-    use, which, layer, hole, users, mark = run.same
-    start, end, count = run.start * size, run.end * size - 1, run.end - run.start
-    behind = start >= wanted.image.geometry.file_length
-    what = owners.title(use, which)
-    kind = TITLES[use]
-    if use == Use.FREE and hole:
-        kind = what = "hole"
-    guest = run.steps[0] * size if run.steps[0] >= 0 else None
+    use, which, layer, hole, _, mark = runs.same
+    count = (runs.end - runs.start).tolist()
+    start, last = (runs.start * size).tolist(), (runs.end * size - 1).tolist()
+    kind = [TITLES[at] for at in np.where((use == Use.FREE) & hole, HOLE, use).tolist()]
+    what = list(kind)
+    for at in np.flatnonzero(use >= Use.METADATA).tolist():
+        what[at] = owners.title(int(use[at]), int(which[at]))
+    guest = (runs.step * size).tolist()
     if wanted.json:
-        words = [str(bool(flag)).lower() for flag in (hole and not behind, mark == SHARED)]
-        name = f'"{layer_name(layer)}"' if layer >= 0 else "null"
-        place = "null" if guest is None else str(guest)
-        codes = f'["{LOST[mark - 2].code}"]' if mark > SHARED else "[]"
-        codes = f'["{LEAKED.code}"]' if use == Use.LEAKED and mark <= SHARED else codes
-        return (start, end, count, kind, _escaped(what), users, name, place, *words, codes)
-    where = "" if guest is None else f", guest {guest:#x}, {layer_title(wanted.image, layer)}"
-    more = f", {users} users" if users > 1 else ""
-    more += ", behind the end of the file" if behind else ", a hole" if hole else ""
-    told = ""
+        columns = (
+            *(start, last, count, kind, [_escaped(text) for text in what]),
+            runs.same[4].tolist(),
+            ["null" if at < 0 else f'"{layer_name(at)}"' for at in layer.tolist()],
+            ["null" if at < 0 else at for at in guest],
+            [BOOLEAN[flag] for flag in hole.tolist()],
+            [BOOLEAN[flag == SHARED] for flag in mark.tolist()],
+            [_codes(*pair) for pair in zip(use.tolist(), mark.tolist(), strict=True)],
+        )
+        return filled(HOST.json, columns)
+    titles = {at: layer_title(wanted.image, at) for at in np.unique(layer).tolist() if at >= 0}
+    where = [
+        text if at < 0 else f"{text}, guest {at:#x}, {titles[owner]}"
+        for text, at, owner in zip(what, guest, layer.tolist(), strict=True)
+    ]
+    more, told = _remarks(wanted, runs)
+    return filled(HOST.text, (start, last, count, where, more, told))
+
+
+def _remarks(wanted: Wanted, runs: Runs) -> tuple[list[str], list[str]]:
+    """Return what else there is to say of each range, and what is wrong with it, as text."""
+    use, _, _, hole, users, mark = runs.same
+    behind = runs.start * wanted.image.geometry.cluster_size >= wanted.image.geometry.file_length
+    more, told = [""] * use.size, [""] * use.size
+    for at in np.flatnonzero((users > 1) | hole).tolist():
+        row = int(use[at]), bool(hole[at]), int(users[at])
+        more[at] = _more(*row, behind=bool(behind[at]))
+    for at in np.flatnonzero((mark > 0) | (use == Use.LEAKED)).tolist():
+        told[at] = _told(int(use[at]), int(mark[at]))
+    return more, told
+
+
+def _more(use: int, hole: bool, users: int, *, behind: bool) -> str:
+    """Return what else there is to say of a range, as text."""
+    told = f", {users} users" if users > 1 else ""
+    if behind:
+        return told + ", behind the end of the file"
+    return told + ", a hole" if hole and use != Use.FREE else told
+
+
+def _told(use: int, mark: int) -> str:
+    """Return what is wrong with a range, as text."""
     if mark > SHARED:
-        told = f"  <- {LOST[mark - 2].code} {LOST[mark - 2].name}"
-    elif use == Use.LEAKED:
-        told = f"  <- {LEAKED.code} {LEAKED.name}"
-    elif mark == SHARED:
-        told = "  <- shared with something else: qfix -m error tells"
-    more = "" if kind == "hole" else more
-    return (start, end, count, what + where, more, told)
+        return f"  <- {LOST[mark - 2].code} {LOST[mark - 2].name}"
+    if mark == SHARED:
+        return "  <- shared with something else: qfix -m error tells"
+    return f"  <- {LEAKED.code} {LEAKED.name}" if use == Use.LEAKED else ""
+
+
+def _codes(use: int, mark: int) -> str:
+    """Return what is wrong with a range, as JSON."""
+    if mark > SHARED:
+        return f'["{LOST[mark - 2].code}"]'
+    return f'["{LEAKED.code}"]' if use == Use.LEAKED else "[]"
 
 
 def _escaped(text: str) -> str:
@@ -138,19 +170,18 @@ def range_lines(wanted: Wanted) -> Iterator[str]:
         types = SETS.get(kind, TYPES)
         yield from heading(wanted, f"ranges:{kind}", f"{', '.join(types)}, merged")
         total = ranges = 0
-        for block in _blocks(_typed(wanted, kind)):
-            total += sum(run.end - run.start for run in block)
-            ranges += len(block)
-            rows = [
-                (
-                    TYPES[run.same[0]] if kind == "all" else kind,
-                    run.start * size,
-                    run.end * size - 1,
-                    run.end - run.start,
+        for block in joined(_typed(wanted, kind)):
+            total += int((block.end - block.start).sum())
+            ranges += block.start.size
+            for part in blocks_of(block, BLOCK):
+                words = [TYPES[at] if kind == "all" else kind for at in part.same[0].tolist()]
+                columns = (
+                    words,
+                    (part.start * size).tolist(),
+                    (part.end * size - 1).tolist(),
+                    (part.end - part.start).tolist(),
                 )
-                for run in block
-            ]
-            yield filled(RANGE.json if wanted.json else RANGE.text, list(zip(*rows, strict=True)))
+                yield filled(RANGE.json if wanted.json else RANGE.text, columns)
         yield _total(wanted, kind, ranges, total, size)
 
 
@@ -163,25 +194,15 @@ def _total(wanted: Wanted, kind: str, ranges: int, total: int, size: int) -> str
     return f"# total {kind}: {total} clusters, {total * size} bytes, in {ranges} ranges\n"
 
 
-def _blocks(runs: Iterator[Run]) -> Iterator[list[Run]]:
-    while block := list(islice(runs, BLOCK)):
-        yield block
-
-
-def _typed(wanted: Wanted, kind: str) -> Iterator[Run]:
+def _typed(wanted: Wanted, kind: str) -> Iterator[Runs]:
     """Yield the runs of a set of clusters; with `all` each type by itself."""
     types = [TYPES.index(name) for name in SETS.get(kind, TYPES)]
-
-    def runs() -> Iterator[Run]:
-        for part in counts(wanted):
-            found = _types(wanted, part)
-            if kind == "all":
-                yield from fold(part.start, [found], [])
-                continue
-            member = np.isin(found, types)
-            yield from (run for run in fold(part.start, [member], []) if run.same[0])
-
-    return merged(runs())
+    for part in counts(wanted):
+        found = _types(wanted, part)
+        if kind != "all":
+            found = np.isin(found, types)
+        runs = fold(part.start, (found,), np.full(found.size, -1))
+        yield runs if kind == "all" else runs.part(runs.same[0])
 
 
 def _types(wanted: Wanted, part: Counts) -> AnyArray:

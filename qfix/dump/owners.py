@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from qfix.dump.lines import Wanted
 
 GUEST = (Use.DATA, Use.ZERO, Use.COMPRESSED)
-TITLES = {
+HOLE = -1
+"""A free cluster that takes no room on the disk."""
+TITLES: dict[int, str] = {
+    HOLE: "hole",
     Use.FREE: "free",
     Use.LEAKED: "leaked",
     Use.DATA: "data",

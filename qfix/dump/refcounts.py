@@ -91,11 +91,12 @@ def _window_lines(wanted: Wanted, owners: Owners, window: Window) -> Iterator[st
 
 def _block(wanted: Wanted, owners: Owners, window: Window, at: IntArray) -> str:
     part, bits = window.counts, wanted.image.geometry.cluster_bits
+    most = wanted.image.geometry.refcount_max
     counted, stored = part.counted[at].tolist(), part.stored[at].tolist()
     readable = [True] * at.size if part.readable is None else part.readable[at].tolist()
     cluster = (at + part.start).tolist()
     told = [
-        _verdict(have, should, json=wanted.json) if known else "[]" if wanted.json else ""
+        _verdict(have, should, most, json=wanted.json) if known else "[]" if wanted.json else ""
         for have, should, known in zip(stored, counted, readable, strict=True)
     ]
     none = UNREAD[wanted.json]
@@ -118,11 +119,13 @@ def _users(owners: Owners, window: Window, at: IntArray, counted: list[int]) -> 
     ]
 
 
-def _verdict(stored: int, counted: int, *, json: bool) -> str:
+def _verdict(stored: int, counted: int, most: int, *, json: bool) -> str:
     """Return what is wrong with a refcount."""
     if stored == counted:
         return "[]" if json else ""
-    if counted > stored:
+    if counted > most:
+        problem = problems.OVERFLOW
+    elif counted > stored:
         problem = problems.TOO_LOW if stored else problems.USED_BUT_FREE
     else:
         problem = problems.TOO_HIGH if counted else problems.LEAKED

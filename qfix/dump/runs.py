@@ -1,4 +1,4 @@
-"""Ranges that go on from one block of rows to the next."""
+"""Ranges as columns, which go on from one block of rows to the next."""
 
 from __future__ import annotations
 
@@ -6,60 +6,83 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from qfix.arrays import NO_INTS
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from qfix.arrays import AnyArray, IntArray
 
 
-class Run(NamedTuple):
-    """Units *start* to *end* that are alike: `same` has to be equal, and `steps` to go on.
+class Runs(NamedTuple):
+    """Runs of units from `start` to `end`, as columns of equal length.
 
-    A step of -1 stands for none, and goes on as -1.
+    The units of a run have the same values of `same`, and `step` goes up by one with each of them;
+    a step of -1 stands for none, and stays.
     """
 
-    start: int
-    end: int
-    same: tuple[int, ...]
-    steps: tuple[int, ...]
+    start: IntArray
+    end: IntArray
+    same: tuple[AnyArray, ...]
+    step: IntArray
 
-    def goes_on(self, other: Run) -> bool:
-        """Tell whether another run continues this one."""
-        length = self.end - self.start
-        expected = tuple(step if step < 0 else step + length for step in self.steps)
-        return (self.end, self.same, expected) == (other.start, other.same, other.steps)
+    def part(self, chosen: slice | AnyArray) -> Runs:
+        """Return some of the runs."""
+        same = tuple(column[chosen] for column in self.same)
+        return Runs(self.start[chosen], self.end[chosen], same, self.step[chosen])
+
+    def scaled(self, unit: int) -> Runs:
+        """Return runs of bytes for runs of units of *unit* bytes."""
+        step = np.where(self.step >= 0, self.step * unit, -1)
+        return Runs(self.start * unit, self.end * unit, self.same, step)
 
 
-def fold(start: int, same: list[AnyArray], steps: list[IntArray]) -> Iterator[Run]:
-    """Yield the runs of units from *start* on; the arrays have an element a unit."""
-    size = (same or steps)[0].size
-    if not size:
-        return
-    new = np.zeros(size, np.bool_)
+def fold(start: int, same: tuple[AnyArray, ...], step: IntArray) -> Runs:
+    """Return the runs of units from *start* on; the columns have an element a unit."""
+    if not step.size:
+        return Runs(NO_INTS, NO_INTS, same, step)
+    new = np.zeros(step.size, np.bool_)
     new[0] = True
     for column in same:
         new[1:] |= column[1:] != column[:-1]
-    for step in steps:
-        new[1:] |= (step[1:] != step[:-1] + 1) & ((step[1:] >= 0) | (step[:-1] >= 0))
+    new[1:] |= (step[1:] != step[:-1] + 1) & ((step[1:] >= 0) | (step[:-1] >= 0))
     heads = np.flatnonzero(new)
-    ends = np.append(heads[1:], size)
-    kept = [column[heads].tolist() for column in same]
-    led = [step[heads].tolist() for step in steps]
-    alike = zip(*kept, strict=True) if kept else ((),) * heads.size
-    going = zip(*led, strict=True) if led else ((),) * heads.size
-    for low, high, each, to in zip(heads.tolist(), ends.tolist(), alike, going, strict=True):
-        yield Run(start + low, start + high, tuple(each), tuple(to))
+    ends = np.append(heads[1:], step.size)
+    return Runs(heads + start, ends + start, tuple(column[heads] for column in same), step[heads])
 
 
-def merged(runs: Iterator[Run]) -> Iterator[Run]:
-    """Yield runs, those that go on joined."""
-    last: Run | None = None
-    for run in runs:
-        if last is not None and last.goes_on(run):
-            last = last._replace(end=run.end)
+def joined(blocks: Iterable[Runs]) -> Iterator[Runs]:
+    """Yield blocks of runs, those that go on from one block to the next as one."""
+    last: Runs | None = None
+    for block in blocks:
+        if not block.start.size:
             continue
-        if last is not None:
-            yield last
-        last = run
+        whole = block if last is None else _after(last, block)
+        if whole.start.size > 1:
+            yield whole.part(slice(None, -1))
+        last = whole.part(slice(-1, None))
     if last is not None:
         yield last
+
+
+def _after(last: Runs, block: Runs) -> Runs:
+    """Return a block behind the *last* run, which is its first or goes on in it."""
+    length = last.end[0] - last.start[0]
+    step = last.step[0] if last.step[0] < 0 else last.step[0] + length
+    goes_on = last.end[0] == block.start[0] and step == block.step[0]
+    if goes_on and all(one[0] == two[0] for one, two in zip(last.same, block.same, strict=True)):
+        start, step_ = block.start.copy(), block.step.copy()
+        start[0], step_[0] = last.start[0], last.step[0]
+        return block._replace(start=start, step=step_)
+    return Runs(
+        np.concatenate((last.start, block.start)),
+        np.concatenate((last.end, block.end)),
+        tuple(np.concatenate(pair) for pair in zip(last.same, block.same, strict=True)),
+        np.concatenate((last.step, block.step)),
+    )
+
+
+def blocks_of(runs: Runs, most: int) -> Iterator[Runs]:
+    """Yield runs at most *most* at a time."""
+    for at in range(0, runs.start.size, most):
+        yield runs.part(slice(at, at + most))

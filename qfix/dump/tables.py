@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -124,13 +125,12 @@ def l2_lines(wanted: Wanted, marks: Marks) -> Iterator[str]:
     last = -1
     for batch in read_batches(image, tables):
         entries = decode(image, batch)
-        edges = np.flatnonzero(np.diff(batch.tables.layer[entries.row], prepend=last))
-        ends = np.append(edges[1:], entries.row.size)
-        spans = list(zip(edges.tolist(), ends.tolist(), strict=True))
-        if entries.row.size and (not spans or spans[0][0] > 0):
-            spans.insert(0, (0, spans[0][0] if spans else entries.row.size))
-        for low, high in spans:
-            layer = int(batch.tables.layer[entries.row[low]])
+        layers = batch.tables.layer[entries.row]
+        cuts = (np.flatnonzero(np.diff(layers)) + 1).tolist()
+        for low, high in pairwise((0, *cuts, layers.size)):
+            if low == high:
+                continue
+            layer = int(layers[low])
             if layer != last:
                 yield from remark(wanted, f"L2 tables of {layer_title(image, layer)}")
             last = layer

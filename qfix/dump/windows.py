@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qfix.recount.l2 import L2Tables
     from qfix.recount.stored import Chunk
 
-WINDOW = 1 << 22
+WINDOW = 1 << 20
 """Clusters that are looked at together; what refers to them takes 10 bytes each."""
 MOST_EXTENTS = 1 << 20
 
@@ -72,13 +72,13 @@ def counts(wanted: Wanted) -> Iterator[Counts]:
     for chunk in made.stored.chunks(made.tally):
         held.append(chunk)
         if chunk.end - held[0].start >= WINDOW:
-            yield _joined(held)
+            yield _joined(wanted, held)
             held = []
     if held:
-        yield _joined(held)
+        yield _joined(wanted, held)
 
 
-def _joined(chunks: list[Chunk]) -> Counts:
+def _joined(wanted: Wanted, chunks: list[Chunk]) -> Counts:
     stored = [chunk.counted if chunk.stored is None else chunk.stored for chunk in chunks]
     readable = None
     if any(chunk.readable is not None for chunk in chunks):
@@ -90,8 +90,9 @@ def _joined(chunks: list[Chunk]) -> Counts:
                 for chunk in chunks
             ]
         )
-    counted = np.concatenate([chunk.counted for chunk in chunks])
-    return Counts(chunks[0].start, chunks[-1].end, counted, np.concatenate(stored), readable)
+    start, end = chunks[0].start, chunks[-1].end
+    counted = wanted.made.tally.counted[start:end]
+    return Counts(start, end, counted, np.concatenate(stored), readable)
 
 
 def windows(wanted: Wanted) -> Iterator[Window]:
@@ -109,6 +110,7 @@ def windows(wanted: Wanted) -> Iterator[Window]:
         if not wanted.image.geometry.data_file:
             _paint_data(wanted, places, chosen, part, use, value)
         _paint_metadata(extents, part, use, value)
+        use[part.counted == 0] = Use.FREE
         use[(use == Use.FREE) & (part.counted > 0)] = Use.OTHER
         use[(use == Use.FREE) & (part.stored > 0)] = Use.LEAKED
         yield Window(part, use, value)
