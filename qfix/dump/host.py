@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,6 +54,9 @@ SETS: dict[str, tuple[str, ...]] = {
 }
 """The sets of qcheck: the types, and which of them together are allocated or not."""
 BOOLEAN = {False: "false", True: "true"}
+WHERE = ("", ", a hole", ", behind the end of the file")
+IN_HOLE, BEHIND = 1, 2
+MOST_WORDS = 1 << 10
 SHARED = 1
 LOST = (LOST_L2, LOST_L1)
 """Leaked clusters that are tables; in a run they are marked by their position here, from 2 on."""
@@ -123,23 +127,19 @@ def _remarks(wanted: Wanted, runs: Runs) -> tuple[list[str], list[str]]:
     """Return what else there is to say of each range, and what is wrong with it, as text."""
     use, _, _, hole, users, mark = runs.same
     behind = runs.start * wanted.image.geometry.cluster_size >= wanted.image.geometry.file_length
-    more, told = [""] * use.size, [""] * use.size
-    for at in np.flatnonzero((users > 1) | hole).tolist():
-        row = int(use[at]), bool(hole[at]), int(users[at])
-        more[at] = _more(*row, behind=bool(behind[at]))
-    for at in np.flatnonzero((mark > 0) | (use == Use.LEAKED)).tolist():
-        told[at] = _told(int(use[at]), int(mark[at]))
+    where = np.where(behind, BEHIND, np.where(hole & (use != Use.FREE), IN_HOLE, 0))
+    more = [_more(*row) for row in zip(users.tolist(), where.tolist(), strict=True)]
+    told = [_told(*row) for row in zip(use.tolist(), mark.tolist(), strict=True)]
     return more, told
 
 
-def _more(use: int, hole: bool, users: int, *, behind: bool) -> str:
+@lru_cache(maxsize=MOST_WORDS)
+def _more(users: int, where: int) -> str:
     """Return what else there is to say of a range, as text."""
-    told = f", {users} users" if users > 1 else ""
-    if behind:
-        return told + ", behind the end of the file"
-    return told + ", a hole" if hole and use != Use.FREE else told
+    return (f", {users} users" if users > 1 else "") + WHERE[where]
 
 
+@lru_cache(maxsize=MOST_WORDS)
 def _told(use: int, mark: int) -> str:
     """Return what is wrong with a range, as text."""
     if mark > SHARED:
@@ -149,6 +149,7 @@ def _told(use: int, mark: int) -> str:
     return f"  <- {LEAKED.code} {LEAKED.name}" if use == Use.LEAKED else ""
 
 
+@lru_cache(maxsize=MOST_WORDS)
 def _codes(use: int, mark: int) -> str:
     """Return what is wrong with a range, as JSON."""
     if mark > SHARED:

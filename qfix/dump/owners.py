@@ -69,14 +69,12 @@ class Owners:
             layer = first = np.zeros(row.size, np.int64)
         else:
             layer, first = tables.layer[row], tables.index[row]
+        heads = {at: _prefix(at) for at in np.unique(layer).tolist()}
         columns = (guest, use, value, layer, first, index)
         for led, kind, which, owner, at, entry in zip(
             *(column.tolist() for column in columns), strict=True
         ):
-            if led:
-                yield f"{_prefix(owner)}l2[{at}][{entry}]"
-            else:
-                yield self.title(kind, which)
+            yield f"{heads[owner]}l2[{at}][{entry}]" if led else self.title(kind, which)
 
     def title(self, use: int, value: int) -> str:
         """Return what a cluster of metadata, or one that nothing leads to, is."""

@@ -91,19 +91,20 @@ def _window_lines(wanted: Wanted, owners: Owners, window: Window) -> Iterator[st
 
 def _block(wanted: Wanted, owners: Owners, window: Window, at: IntArray) -> str:
     part, bits = window.counts, wanted.image.geometry.cluster_bits
-    most = wanted.image.geometry.refcount_max
     counted, stored = part.counted[at].tolist(), part.stored[at].tolist()
-    readable = [True] * at.size if part.readable is None else part.readable[at].tolist()
+    readable = np.ones(at.size, np.bool_) if part.readable is None else part.readable[at]
     cluster = (at + part.start).tolist()
-    told = [
-        _verdict(have, should, most, json=wanted.json) if known else "[]" if wanted.json else ""
-        for have, should, known in zip(stored, counted, readable, strict=True)
-    ]
+    told = ["[]" if wanted.json else ""] * at.size
+    most = wanted.image.geometry.refcount_max
+    for row in np.flatnonzero(readable & (part.counted[at] != part.stored[at])).tolist():
+        told[row] = _verdict(stored[row], counted[row], most, json=wanted.json)
     none = UNREAD[wanted.json]
     columns = (
         [f"refcount[{number}]" for number in cluster],
         [number << bits for number in cluster],
-        [value if known else none for value, known in zip(stored, readable, strict=True)],
+        stored
+        if readable.all()
+        else [value if known else none for value, known in zip(stored, readable, strict=True)],
         counted,
         _users(owners, window, at, counted),
         told,
@@ -113,6 +114,8 @@ def _block(wanted: Wanted, owners: Owners, window: Window, at: IntArray) -> str:
 
 def _users(owners: Owners, window: Window, at: IntArray, counted: list[int]) -> list[str]:
     names = owners.names(window.use[at], window.value[at])
+    if max(counted) < 2:
+        return list(names)
     return [
         name if count < 2 else f"{name} and {count - 1} more"
         for name, count in zip(names, counted, strict=True)
@@ -121,8 +124,6 @@ def _users(owners: Owners, window: Window, at: IntArray, counted: list[int]) -> 
 
 def _verdict(stored: int, counted: int, most: int, *, json: bool) -> str:
     """Return what is wrong with a refcount."""
-    if stored == counted:
-        return "[]" if json else ""
     if counted > most:
         problem = problems.OVERFLOW
     elif counted > stored:
