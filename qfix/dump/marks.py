@@ -57,13 +57,17 @@ class Marks:
             end = first[known] + count[known] * width
             self._marks.append(Mark(found.problem, first[known], end))
 
-    def of(self, positions: IntArray, targets: IntArray | None = None) -> list[list[Problem]]:
-        """Return the problems of each entry at byte *positions*.
+    def of(
+        self, structure: str, positions: IntArray, targets: IntArray | None = None
+    ) -> list[list[Problem]]:
+        """Return the problems of each entry at byte *positions*; *structure* says what they are.
 
         *targets* are the host clusters that they lead to, -1 for none; see `shared`.
         """
         told: list[list[Problem]] = [[] for _ in range(positions.size)] if self._any else []
         for mark in self._marks:
+            if mark.problem.structure != structure:
+                continue
             for at in np.flatnonzero(mark.holds(positions)).tolist():
                 told[at].append(mark.problem)
         if targets is not None and self._tally is not None and self._tally.clashed:
@@ -76,9 +80,11 @@ class Marks:
     def _any(self) -> bool:
         return bool(self._marks) or (self._tally is not None and self._tally.clashed)
 
-    def words(self, positions: IntArray, targets: IntArray | None, *, json: bool) -> list[str]:
+    def words(
+        self, structure: str, positions: IntArray, targets: IntArray | None, *, json: bool
+    ) -> list[str]:
         """Return what stands at the end of each line: as text, or as a JSON list of codes."""
-        told = self.of(positions, targets)
+        told = self.of(structure, positions, targets)
         none = "[]" if json else ""
         if not told:
             return [none] * positions.size

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qfix.dump.lines import Wanted
     from qfix.dump.marks import Marks
     from qfix.dump.windows import Window
+    from qfix.problems import Problem
 
 TABLE = Form.of(
     "refcount",
@@ -68,7 +69,7 @@ def refcount_lines(wanted: Wanted, marks: Marks) -> Iterator[str]:
             (table.entry[rows] & np.uint64(0xFFFFFFFFFFFFFE00)).tolist(),
             (rows * per).tolist(),
             (rows * per + per - 1).tolist(),
-            marks.words(position, None, json=wanted.json),
+            marks.words("refcount table entry", position, None, json=wanted.json),
         )
         yield filled(TABLE.json if wanted.json else TABLE.text, columns)
     what = "all refcounts" if wanted.verbose else "refcounts that are, or should be, above 0"
@@ -96,8 +97,14 @@ def _block(wanted: Wanted, owners: Owners, window: Window, at: IntArray) -> str:
     cluster = (at + part.start).tolist()
     told = ["[]" if wanted.json else ""] * at.size
     most = wanted.image.geometry.refcount_max
+    block = (at + part.start) // wanted.image.geometry.refcounts_per_block
+    missing = wanted.made.stored.missing(block)
     for row in np.flatnonzero(readable & (part.counted[at] != part.stored[at])).tolist():
-        told[row] = _verdict(stored[row], counted[row], most, json=wanted.json)
+        problem = (
+            problems.BLOCK_MISSING if missing[row] else _problem(stored[row], counted[row], most)
+        )
+        code = f'["{problem.code}"]'
+        told[row] = code if wanted.json else f"  <- {problem.code} {problem.name}"
     none = UNREAD[wanted.json]
     columns = (
         [f"refcount[{number}]" for number in cluster],
@@ -122,12 +129,10 @@ def _users(owners: Owners, window: Window, at: IntArray, counted: list[int]) -> 
     ]
 
 
-def _verdict(stored: int, counted: int, most: int, *, json: bool) -> str:
-    """Return what is wrong with a refcount."""
+def _problem(stored: int, counted: int, most: int) -> Problem:
+    """Return what is wrong with a refcount that differs from the references."""
     if counted > most:
-        problem = problems.OVERFLOW
-    elif counted > stored:
-        problem = problems.TOO_LOW if stored else problems.USED_BUT_FREE
-    else:
-        problem = problems.TOO_HIGH if counted else problems.LEAKED
-    return f'["{problem.code}"]' if json else f"  <- {problem.code} {problem.name}"
+        return problems.OVERFLOW
+    if counted > stored:
+        return problems.TOO_LOW if stored else problems.USED_BUT_FREE
+    return problems.TOO_HIGH if counted else problems.LEAKED

@@ -12,6 +12,7 @@ from qfix.dump.lines import BLOCK, NAME, Form, filled, heading, remark
 from qfix.layout.tables import COMPRESSED, COPIED, SECTOR, ZERO
 from qfix.recount.batches import read_batches
 from qfix.recount.entries import decode
+from qfix.recount.walk import are_tables, headless_layers
 from qfix.report.rows import layer_title
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _l1_block(wanted: Wanted, marks: Marks, rows: IntArray, layer: int) -> str:
         entries.target[rows].tolist(),
         (index * image.geometry.bytes_per_l1_entry).tolist(),
         _flag_words(wanted, entries.entry[rows]),
-        marks.words(position, None, json=wanted.json),
+        marks.words("L1 entry", position, None, json=wanted.json),
     )
     return filled(L1.json if wanted.json else L1.text, columns)
 
@@ -207,7 +208,9 @@ def _l2_block(wanted: Wanted, marks: Marks, batch: Batch, entries: Entries, rows
     position = tables.offset[row] + index * geometry.entry_size
     guest = tables.index[row] * geometry.bytes_per_l1_entry + index * geometry.cluster_size
     led = part.standard | part.compressed
-    target = np.where(led & (not geometry.data_file), part.offset >> geometry.cluster_bits, -1)
+    real = are_tables(image, tables, headless_layers(image))[row]
+    here = led & real & (not geometry.data_file)
+    target = np.where(here, part.offset >> geometry.cluster_bits, -1)
     columns = (
         [f"{heads[at]}[{number}]" for at, number in zip(row.tolist(), index.tolist(), strict=True)],
         position.tolist(),
@@ -217,7 +220,7 @@ def _l2_block(wanted: Wanted, marks: Marks, batch: Batch, entries: Entries, rows
         guest.tolist(),
         _details(wanted, part),
         _flag_words(wanted, part.entry),
-        marks.words(position, target, json=wanted.json),
+        marks.words("L2 entry", position, target, json=wanted.json),
     )
     return filled(L2.json if wanted.json else L2.text, columns)
 

@@ -90,7 +90,11 @@ def _unreadable(wanted: Wanted, name: str) -> Iterator[str]:
         [
             (
                 f"\n# {name}: can't be read by this header ({codes or 'it is none'})",
-                {"section": name, "error": "can't be read", "findings": codes},
+                {
+                    "section": name,
+                    "error": "can't be read",
+                    "findings": [item.problem.code for item in found],
+                },
             )
         ],
     )
