@@ -37,9 +37,7 @@ GUEST = Form.of(
     ),
 )
 DAMAGED = 5
-RESERVED = 6
-"""Subclusters that hold nothing, of a cluster that has its place in the file."""
-KINDS = ("unallocated", "zero", "zero-allocated", "data", "compressed", "damaged", "unallocated")
+KINDS = ("unallocated", "zero", "zero-allocated", "data", "compressed", "damaged")
 HARMLESS = (
     problems.L2_RESERVED_BITS,
     problems.COMPRESSED_COPIED,
@@ -183,11 +181,12 @@ def _subclusters(
     whole = np.isin(kind, (PACKED, DAMAGED))[:, None]
     placed = (host >= 0)[:, None]
     spread = np.select(
-        [whole, alloc, zeros & placed, zeros, placed],
-        [kind[:, None], DATA, ZERO_ALLOCATED, ZEROS, RESERVED],
+        [whole, alloc, zeros & placed, zeros],
+        [kind[:, None], DATA, ZERO_ALLOCATED, ZEROS],
         NOTHING,
     )
-    place = np.where(placed & ~whole, host[:, None] + np.arange(SUBCLUSTERS) * unit, -1)
+    held = placed & ~whole & (alloc | zeros)
+    place = np.where(held, host[:, None] + np.arange(SUBCLUSTERS) * unit, -1)
     return spread.astype(np.int8).ravel(), place.ravel()
 
 
@@ -201,7 +200,7 @@ def _block(wanted: Wanted, layer: int, runs: Runs) -> str:
     backing = wanted.image.head.backing_name is not None
     none = " (the backing file shows)" if backing else " (reads as zeros)"
     where = [
-        none if what in (NOTHING, RESERVED) else f" at {at:#x}" if at >= 0 else ""
+        none if what == NOTHING else f" at {at:#x}" if at >= 0 else ""
         for what, at in zip(kind, host, strict=True)
     ]
     return filled(GUEST.text, (start, (runs.end - 1).tolist(), length, words, where))

@@ -100,9 +100,10 @@ def _block(wanted: Wanted, owners: Owners, window: Window, at: IntArray) -> str:
     block = (at + part.start) // wanted.image.geometry.refcounts_per_block
     missing = wanted.made.stored.missing(block)
     for row in np.flatnonzero(readable & (part.counted[at] != part.stored[at])).tolist():
-        problem = (
-            problems.BLOCK_MISSING if missing[row] else _problem(stored[row], counted[row], most)
-        )
+        problem = _problem(stored[row], counted[row], most)
+        if missing[row] and problem is problems.USED_BUT_FREE:
+            behind = cluster[row] >= wanted.made.stored.reach
+            problem = problems.TABLE_TOO_SMALL if behind else problems.BLOCK_MISSING
         code = f'["{problem.code}"]'
         told[row] = code if wanted.json else f"  <- {problem.code} {problem.name}"
     none = UNREAD[wanted.json]
