@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,11 @@ RUNS = {
     "info": ("-m", "info"),
     "check as text": ("-m", "check"),
 }
+DUMPS = {
+    "dump": ("-m", "dump"),
+    "dump as JSON": ("-m", "dump", "--output", "json", "-v"),
+}
+"""Runs that may take as long as there are lines, so are cut off when the time is over."""
 TIME_LIMIT_S = 5.0
 MEMORY_LIMIT = 1 << 30
 QEMU_TIME_LIMIT_S = 10
@@ -210,6 +215,9 @@ def _run_modes(main: Main, path: str) -> tuple[dict[str, Output], list[str]]:
     except HangError as error:
         return outputs, [f"{run}: over {TIME_LIMIT_S:g} s, {describe(error)}"]
     elapsed = time.perf_counter() - started
+    with suppress(HangError), _alarm():
+        for run, arguments in DUMPS.items():
+            outputs[run] = call(main, *arguments, path)
     return outputs, [f"took {elapsed:.1f} s"] if elapsed > TIME_LIMIT_S else []
 
 

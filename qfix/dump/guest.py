@@ -10,8 +10,9 @@ import numpy as np
 from qfix.dump.lines import BLOCK, Form, filled, heading, remark
 from qfix.dump.runs import Runs, blocks_of, fold, joined
 from qfix.dump.tables import DATA, NOTHING, PACKED, SUBCLUSTERS, ZERO_ALLOCATED, ZEROS, kinds_of
+from qfix.layout.header import MAX_FILE_OFFSET
 from qfix.problems import tables as problems
-from qfix.recount.batches import read_batches
+from qfix.recount.batches import Batch, read_batches
 from qfix.recount.entries import decode
 from qfix.recount.faults import find_faults
 from qfix.report.rows import layer_name, layer_title
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from qfix.arrays import AnyArray, IntArray
     from qfix.dump.lines import Wanted
-    from qfix.recount.batches import Batch
     from qfix.recount.l2 import L2Tables
 
 U = np.uint64
@@ -37,6 +37,8 @@ GUEST = Form.of(
     ),
 )
 DAMAGED = 5
+MOST_UNITS = 1 << 19
+"""Clusters, or subclusters, that are looked at together, if no table has more."""
 KINDS = ("unallocated", "zero", "zero-allocated", "data", "compressed", "damaged")
 HARMLESS = (
     problems.L2_RESERVED_BITS,
@@ -61,11 +63,16 @@ def guest_lines(wanted: Wanted) -> Iterator[str]:
 
 
 def _disk_size(wanted: Wanted, layer: int) -> int:
+    """Return where the disk of a layer ends, in whole sectors that can be counted."""
+    return min(_stated_size(wanted, layer), MAX_FILE_OFFSET) // 512 * 512
+
+
+def _stated_size(wanted: Wanted, layer: int) -> int:
     size = wanted.image.geometry.sectors_size
     if layer == 0 or layer > len(wanted.image.snapshots):
         return size
     told = wanted.image.snapshots[layer - 1].disk_size
-    return size if told is None else told // 512 * 512
+    return size if told is None else told
 
 
 def _whole_disk(wanted: Wanted, layer: int) -> Iterator[Runs]:
@@ -128,7 +135,14 @@ def _tables(wanted: Wanted, tables: L2Tables, index: IntArray) -> Iterator[Runs]
     kept, done = index[~tables.hole], 0
     for batch in read_batches(wanted.image, tables):
         count = batch.tables.offset.size
-        yield _batch_runs(wanted, batch, kept[done : done + count])
+        part = kept[done : done + count]
+        units = batch.entries.shape[1] * (1 if batch.bitmaps is None else SUBCLUSTERS)
+        step = max(1, MOST_UNITS // units)
+        for at in range(0, count, step):
+            rows = slice(at, at + step)
+            bitmaps = None if batch.bitmaps is None else batch.bitmaps[rows]
+            few = Batch(batch.tables.part(rows), batch.entries[rows], bitmaps, [])
+            yield _batch_runs(wanted, few, part[rows])
         done += count
 
 
