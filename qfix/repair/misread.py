@@ -9,7 +9,7 @@ import numpy as np
 from qfix.change.draft import Left
 from qfix.layout.header import MIN_EXTENDED_CLUSTER_BITS
 from qfix.layout.tables import COMPRESSED, L2_RESERVED, OFFSET_MASK
-from qfix.problems import header, refcounts, snapshots, tables
+from qfix.problems import header, refcounts, tables
 from qfix.recount.batches import read_batches
 
 if TYPE_CHECKING:
@@ -93,16 +93,19 @@ def _wrong_cluster_size(draft: Draft) -> str:
     halves = not (offset % (size // 2)).any() or not (offset % max(512, size // 4)).any()
     if 4 * int(unaligned.sum()) > offset.size and halves:
         return "so many offsets are multiples of half a cluster that clusters are probably smaller"
-    small = draft.found(header.L1_TOO_SMALL, snapshots.DISK_SIZE)
-    if small and not (offset % (2 * size)).any():
+    if not (offset % (2 * size)).any():
         return "all offsets are multiples of two clusters, so clusters are probably larger"
     return ""
 
 
 def _offsets(draft: Draft) -> IntArray:
-    """Return the host offsets in the L1 tables, and in some L2 tables of the active layer."""
+    """Return host offsets: of header, refcount table, L1 tables, and some active L2 tables."""
     made, size = draft.made, draft.image.geometry.cluster_size
-    parts = [made.entries.target[made.entries.target > 0]]
+    head = draft.image.header
+    pointers = (head.l1_table_offset, head.refcount_table_offset, head.snapshots_offset)
+    known = [at for at in pointers if 0 < at < draft.image.geometry.file_length]
+    parts = [np.array(known, np.int64), made.entries.target[made.entries.target > 0]]
+    parts.append(made.reftable.offset)
     some = made.tables.part(np.flatnonzero(made.tables.active_visits > 0)[:MOST_TABLES])
     for batch in read_batches(draft.image, some):
         words = batch.entries[(batch.entries & U(COMPRESSED)) == 0]
@@ -123,7 +126,9 @@ def _entries_are_bitmaps(draft: Draft) -> bool:
         second, first = batch.entries[:, 1::2], batch.entries[:, 0::2]
         odd, odd_sound = odd + int(np.count_nonzero(second)), odd_sound + _sound(image, second)
         even, even_sound = even + int(np.count_nonzero(first)), even_sound + _sound(image, first)
-    return odd >= FEWEST_ODD and not odd_sound and 2 * even_sound > even >= odd
+    return (
+        odd >= FEWEST_ODD and 4 * odd_sound <= odd and 2 * even_sound > even and 4 * even >= 3 * odd
+    )
 
 
 def _sound(image: Image, words: Words) -> int:

@@ -52,6 +52,7 @@ NOWHERE = (
 """What entries are that no table would have many of."""
 
 FEWEST_FAULTS = 4
+FIXED = (Kind.HEADER, Kind.SNAPSHOT_TABLE, Kind.REFCOUNT_TABLE, Kind.ENCRYPTION_HEADER)
 MOST_ASTRAY = 64
 BELIEVED = 0.75
 FAR = 16
@@ -83,29 +84,33 @@ def damaged_layers(draft: Draft) -> list[int]:
 
 
 def astray_layers(draft: Draft) -> list[int]:
-    """Return the snapshots' layers that are said to have their L1 tables where an L2 table is.
+    """Return the snapshots' layers that are said to have their L1 tables where something else is.
 
-    Half of their entries or more lead to what is no table, while the L2 table is one.
+    That is an L2 table, or metadata that the header leads to, and half of the entries there or more
+    lead to what is no table.
     """
     if draft.astray is None:
         clash = draft.found(problems.METADATA_ON_METADATA)
-        draft.astray = _on_l2_tables(draft) if clash else []
+        draft.astray = _on_other_metadata(draft) if clash else []
     return draft.astray
 
 
-def _on_l2_tables(draft: Draft) -> list[int]:
+def _on_other_metadata(draft: Draft) -> list[int]:
     first, count, kind, layer = draft.made.tally.extents()
     l1 = (kind == Kind.L1_TABLE) & (first > 0) & (layer > 0)
-    first, end, layer = first[l1], (first + count)[l1], layer[l1]
     found, bits, entries = draft.made.tables, draft.image.geometry.cluster_bits, draft.made.entries
-    shared = np.isin(found.offset >> bits, spread(first, end - first)) & (found.offset > 0)
+    shared = np.isin(found.offset >> bits, spread(first[l1], count[l1])) & (found.offset > 0)
     sound = np.setdiff1d(found.offset[shared], mostly_faulty(draft, found.part(shared), 1)) >> bits
-    hit = np.flatnonzero(np.searchsorted(sound, first) < np.searchsorted(sound, end))
+    fixed = np.isin(kind, FIXED) | ((kind == Kind.L1_TABLE) & (layer == 0))
+    taken = np.unique(spread(first[fixed], count[fixed]))
+    first, end, layer = first[l1], (first + count)[l1], layer[l1]
+    on_l2 = np.searchsorted(sound, first) < np.searchsorted(sound, end)
+    on_fixed = np.searchsorted(taken, first) < np.searchsorted(taken, end)
     layers: list[int] = []
-    for at in hit[:MOST_ASTRAY].tolist():
+    for at in np.flatnonzero(on_l2 | on_fixed)[:MOST_ASTRAY].tolist():
         target, mine = entries.target, entries.layer == layer[at]
-        on = (target >> bits >= first[at]) & (target >> bits < end[at])
-        if (on & ~mine).any() and _leads_to_no_tables(draft, mine):
+        on = (target >> bits >= first[at]) & (target >> bits < end[at]) & ~mine
+        if (on_fixed[at] or on.any()) and _leads_to_no_tables(draft, mine):
             layers += entries.sharers.get(int(layer[at]), [int(layer[at])])
     return layers
 

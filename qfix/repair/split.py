@@ -101,9 +101,7 @@ def part_metadata(draft: Draft, wanted: Wanted) -> bool:
     astray = astray_layers(draft)
     if any(of is Kind.L1_TABLE and number in astray for of, number in moved):
         titles = ", ".join(f"snapshot[{number - 1}]" for number in astray)
-        why = (
-            f"an L2 table is where the L1 table of {titles} should be: a copy would be no L1 table"
-        )
+        why = f"other metadata is where the L1 table of {titles} should be: a copy would be none"
         draft.leave("astray", Left((tables.METADATA_ON_METADATA.code,), why, "--lossy"))
     damaged = {*damaged_layers(draft), *astray}
     for of, number in sorted(moved):
