@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qfix.modes.numbers import number
 from qfix.modes.options import ALIASES, LEVELS
+from qfix.numbers import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
