@@ -117,6 +117,9 @@ def guest_changes(draft: Draft) -> Iterator[str]:
     if new.image.geometry.cluster_bits != old.image.geometry.cluster_bits:
         yield "the cluster size would change"
         return
+    if new.image.geometry.extended != old.image.geometry.extended:
+        yield "the size of L2 entries would change"
+        return
     left = len(new.image.snapshots)
     if left < len(draft.layers) - 1:
         yield f"{len(draft.layers) - 1} snapshots should be left, but {left} are"

@@ -35,9 +35,10 @@ def plan_lines(draft: Draft, *, limit: int | None = FEW_CHANGES) -> Iterator[str
     if total:
         import tabulate
 
+        answers = any(change.code[-1:].isdigit() for change in draft.changes)
         rows = [
             {
-                "finding": change.code,
+                **({"finding": change.code} if answers else {}),
                 "what": change.text + (" (lossy)" if change.lossy else ""),
                 "file offset": "" if change.host is None else f"{change.host:#x}",
                 "old": change.old,
@@ -45,7 +46,7 @@ def plan_lines(draft: Draft, *, limit: int | None = FEW_CHANGES) -> Iterator[str
             }
             for change in draft.changes[:limit]
         ]
-        widths = [None, WIDEST, None, 24, 24]
+        widths = [*([None] if answers else []), WIDEST, None, 24, 24]
         yield tabulate.tabulate(rows, headers="keys", disable_numparse=True, maxcolwidths=widths)
         if total > len(rows):
             yield f"... and {total - len(rows)} more (-v and --output json list more)"
