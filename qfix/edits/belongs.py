@@ -24,27 +24,33 @@ if TYPE_CHECKING:
 
 MOST_OWNERS = 4
 MOST_LAYERS = 8
-NOT_CHECKED = "what they belong to is not known, for the image can't be checked"
 
 
-def belongs(diagnosis: Diagnosis, offset: int, width: int) -> str:
-    """Return what *width* bytes at *offset* belong to; all owners where there are several."""
+def belongs(diagnosis: Diagnosis, offset: int, width: int, *, tables_only: bool = False) -> str:
+    """Return what *width* bytes at *offset* belong to; all owners where there are several.
+
+    With *tables_only* guest data that damaged entries lead to the same bytes is left out.
+    Returns "" where that can't be told: then the image can't be checked.
+    """
     image, made = diagnosis.image, diagnosis.recount
     head = diagnosis.head.header
     if image is None or made is None:
         if head is not None and offset + width <= header.FULL_LENGTH:
-            return "; ".join(_fields("header field", header.Header, offset, width)) or NOT_CHECKED
-        return NOT_CHECKED
+            return ", ".join(_fields("header field", header.Header, offset, width))
+        return ""
     size = image.geometry.cluster_size
     told: list[str] = []
     while width > 0:
         inside = min(width, size - offset % size)
-        told += islice(_owners(image, made, offset, inside), MOST_OWNERS)
+        owners = _owners(image, made, offset, inside, tables_only=tables_only)
+        told += islice(owners, MOST_OWNERS)
         offset, width = offset + inside, width - inside
     return " and ".join(dict.fromkeys(told))
 
 
-def _owners(image: Image, made: Recount, offset: int, width: int) -> Iterator[str]:
+def _owners(
+    image: Image, made: Recount, offset: int, width: int, *, tables_only: bool
+) -> Iterator[str]:
     """Yield the owners of bytes of one host cluster; what is nobody's as that."""
     first, count, kind, which = made.tally.extents()
     cluster = offset >> image.geometry.cluster_bits
@@ -52,7 +58,7 @@ def _owners(image: Image, made: Recount, offset: int, width: int) -> Iterator[st
     for row in rows.tolist():
         yield WORDS[Kind(int(kind[row]))](image, made, offset, width, int(which[row]))
     owners = int(made.tally.owners[cluster]) if cluster < made.tally.owners.size else 0
-    if owners & (DATA | COMPRESSED):
+    if owners & (DATA | COMPRESSED) and not (tables_only and rows.size):
         yield from _data(image, made, offset, width)
     elif not rows.size:
         yield _nobody(made, cluster)

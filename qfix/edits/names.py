@@ -71,7 +71,7 @@ def _known(shape: str) -> str:
     begins = [one for one in FINDERS if one.startswith(begin)]
     if begins and not near:
         fields = ", ".join(one.removeprefix(begin) for one in begins)
-        return f"known behind {_pattern(begin)} {fields}"
+        return f"behind {_pattern(begin)!r} there can be: {fields}"
     listed = near or list(dict.fromkeys(_group(one) for one in FINDERS))
     return f"{'near ones' if near else 'known'}: {', '.join(map(_pattern, listed))}"
 
@@ -92,7 +92,9 @@ def _refuse_beyond(name: str, index: int, count: int) -> None:
     """Raise EditError where there is no entry of that *index*."""
     if index >= count:
         known = f"{name}[0] to {name}[{count - 1}]" if count > 1 else f"only {name}[0]"
-        raise EditError(f"there is no {name}[{index}]: there is {known if count else 'none'}")
+        raise EditError(
+            f"this image has {known if count else f'no {name}[{index}], and none else'}"
+        )
 
 
 def _header(field: Field, view: View) -> Place:

@@ -12,7 +12,7 @@ from qfix.edits.errors import EditError
 from qfix.edits.names import ENTRIES, find, parse_name
 from qfix.edits.places import Place, Text, view_of
 from qfix.edits.values import agrees, meant, spelled
-from qfix.errors import RefusedError
+from qfix.errors import RefusedError, UsageError
 from qfix.image import printable
 from qfix.layout.header import FEATURE_NAMES, FEATURE_WORDS
 from qfix.numbers import number
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from qfix.change.draft import Draft
     from qfix.edits.wanted import Feature, Poke, Setting, Wanted
+
+UNKNOWN = "the image can't be checked, so nobody knows what they belong to"
 
 
 def plan_edit(draft: Draft, wanted: Wanted) -> None:
@@ -49,10 +51,10 @@ def plan_edit(draft: Draft, wanted: Wanted) -> None:
 
 @contextmanager
 def _told(draft: Draft, what: str) -> Iterator[None]:
-    """Add to an EditError which image it is about, and which part of the edit."""
+    """Add to what is wrong with a part of the edit which one it is, and of which image."""
     try:
         yield
-    except EditError as error:
+    except (EditError, UsageError) as error:
         message = f"{draft.overlay.path}: {what}: {error}; nothing was changed"
         raise RefusedError(message) from error
 
@@ -61,12 +63,12 @@ def _poke(draft: Draft, poke: Poke) -> None:
     source = draft.overlay
     if poke.offset + poke.width > source.size:
         raise EditError(
-            f"{poke.width} bytes there would end behind the end of the file"
-            f" ({source.size:#x}); an edit makes no file longer"
+            f"that reaches behind the end of the file ({source.size:#x}); an edit makes no file"
+            " longer"
         )
     place = Place(poke.offset, 8 * poke.width)
     text = f"{poke.width} byte{'s' if poke.width > 1 else ''}: "
-    text += belongs(draft.before, poke.offset, poke.width)
+    text += belongs(draft.before, poke.offset, poke.width) or UNKNOWN
     old = place.number(source)
     if poke.expect is not None and number(poke.expect) != old:
         raise EditError(f"it is {old:#x} now, not {poke.expect}")
@@ -84,8 +86,10 @@ def _set(draft: Draft, setting: Setting) -> None:
     if setting.expect is not None and not agrees(place.kind, setting.expect, old):
         raise EditError(f"it is {shown} now, not {setting.expect}")
     text = setting.name.text
+    owner = ""
     if setting.name.shape.startswith(ENTRIES):
-        text += ": " + belongs(draft.before, place.offset, place.width)
+        owner = belongs(draft.before, place.offset, place.width, tables_only=True)
+    text += f": {owner}" if owner else ""
     _store(draft, place, meant(place.kind, setting.value, old), text, setting.name.text)
 
 

@@ -92,7 +92,7 @@ def poke_of(
     if width not in WIDTHS:
         raise UsageError(f"-w {width}: a number to edit has 1, 2, 4 or 8 bytes")
     if value >> 8 * width:
-        raise UsageError(f"-V {value:#x} does not fit into {width} bytes (-w {width})")
+        raise UsageError(f"-V {value:#x} does not fit into what -w {width} takes")
     if len(expect) > 1:
         raise UsageError(f"--expect is given {len(expect)} times for one edit")
     if expect:
