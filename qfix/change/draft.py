@@ -65,8 +65,8 @@ class Draft:
     `owners`, `bogus` and `astray` are kept by who needs them until the next examination. `lossy`
     says that something may be given up; `raised` are the clusters whose refcounts the plan has
     raised; `faults` is what the rehearsal of this state says, `differs` what a deliberate change
-    makes the guest read differently (told before it is written), `shared` whether the guest may have
-    written to two places at once.
+    makes the guest read differently, told before it is written; `shared` says whether the guest may
+    have written to two places at once.
     """
 
     overlay: Overlay

@@ -148,8 +148,6 @@ def _refuse_too_long(view: View, length: int) -> None:
             f"that does not fit: header, extensions and backing file name would take {length}"
             f" bytes, {length - size} more than the header's cluster has"
         )
-    if view.source.is_device and length > view.source.size:
-        raise EditError("that does not fit on the device")
 
 
 def _write(draft: Draft, view: View, start: int, content: bytes) -> None:
@@ -160,6 +158,8 @@ def _write(draft: Draft, view: View, start: int, content: bytes) -> None:
         end = max(end, head.backing_file_offset + min(head.backing_file_size, 1 << 10))
     end = min(end, view.tables.geometry.cluster_size)
     content = content.ljust(max(0, end - start), b"\0")
+    if draft.overlay.fixed and start + len(content) > view.source.size:
+        raise EditError("that does not fit on the device")
     draft.overlay.grow(start + len(content))
     draft.write(start, content)
 

@@ -57,7 +57,11 @@ def parse_name(text: str) -> Name:
 def find(view: View, name: Name) -> Place | Text:
     """Return the place of what a name stands for; raises EditError where there is none."""
     place = FINDERS[name.shape](view, *name.numbers)
-    return view.inside(place) if isinstance(place, Place) else place
+    if isinstance(place, Place):
+        return view.inside(place)
+    if place.start >= view.source.size:
+        raise EditError(f"it would be at {place.start:#x}, behind the end of the file")
+    return place
 
 
 def is_text(name: Name) -> bool:
@@ -282,5 +286,5 @@ FINDERS: dict[str, Finder] = {
 }
 """What can be edited by name: how each shape of a name is found."""
 TEXTS = ("snapshot[].id", "snapshot[].name", "bitmap[].name")
-ENTRIES = ("l1", "l2", "refcount", "snapshot[].l", "bitmap[].table")
-"""How the shapes begin whose places are worth telling."""
+ENTRIES = ("l1[", "l2[", "snapshot[].l1[", "snapshot[].l2[")
+"""How the shapes begin of entries that a guest range and layers go with."""
