@@ -70,7 +70,8 @@ def is_text(name: Name) -> bool:
 
 
 def _known(shape: str) -> str:
-    near = get_close_matches(shape, FINDERS, n=4, cutoff=0.7)
+    ends = [one for one in FINDERS if one.endswith(f".{shape}")]
+    near = ends or get_close_matches(shape, FINDERS, n=4, cutoff=0.7)
     begin = shape.partition(".")[0] + "."
     begins = [one for one in FINDERS if one.startswith(begin)]
     if begins and not near:
