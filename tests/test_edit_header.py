@@ -185,6 +185,19 @@ def test_features(tmp_path: Path) -> None:
     assert (done.status, "version 2" in done.stderr) == (64, True)
 
 
+def test_another_disk_and_another_backing_file_are_told(tmp_path: Path) -> None:
+    path = written(backed(b"base"), tmp_path)
+    told = edited(path, "--set", "header.size=32k", "--backing", "other")
+    assert told["guest-changes"] == [
+        "the disk would have 32768 bytes instead of 65536",
+        "what is not allocated would be read from other",
+    ]
+    told = edited(path, "--no-backing")
+    assert told["guest-changes"] == [
+        "what is not allocated would be read from no backing file: as zeros"
+    ]
+
+
 def test_bitmaps_are_given_up_by_hand(tmp_path: Path) -> None:
     """What was of the bitmap leaks then: directory, table and data, which is said before."""
     path = written(with_bitmap(), tmp_path)

@@ -12,7 +12,7 @@ from qfix.change.apply import FileDisk, carry_out
 from qfix.change.draft import LOST, Draft
 from qfix.change.overlay import Overlay
 from qfix.change.pieces import Amendment
-from qfix.change.rehearse import MOST_TOLD, guest_changes, rehearse
+from qfix.change.rehearse import MOST_TOLD, deliberate_changes, rehearse
 from qfix.errors import JournalError, RefusedError, WriteError
 from qfix.examine import Diagnosis, examine
 from qfix.file import ImageFile, open_file
@@ -76,7 +76,7 @@ def change(path: str, request: Request, plan: Callable[[Draft], None]) -> Iterat
             yield Outcome(draft, before, None, place)
             return
         if request.deliberate:
-            draft.differs = list(islice(guest_changes(draft), MOST_TOLD))
+            draft.differs = list(islice(deliberate_changes(draft), MOST_TOLD))
         else:
             rehearse(draft)
         if request.dry_run:

@@ -106,7 +106,7 @@ def _store(draft: Draft, place: Place, value: int, text: str, what: str) -> None
 
 
 def _set_text(draft: Draft, setting: Setting, place: Text) -> None:
-    new = setting.value.encode("utf-8", "surrogateescape")
+    new = _encoded(setting.value)
     what, old = setting.name.text, printable(place.old)
     if setting.expect is not None and _encoded(setting.expect) != place.old:
         raise EditError(f"it is {old!r} now, not {setting.expect!r}")

@@ -162,7 +162,8 @@ def _page(
         return
     yield "What to do next:"
     if options.dry_run and draft.changes:
-        yield f"  {repair_command(path, asked)}   makes this change"
+        asks = ", after a question (--yes answers it)" if deliberate and news(draft) else ""
+        yield f"  {repair_command(path, asked)}   makes this change{asks}"
     elif outcome.number:
         yield f"  {journal_command(path, 'undo', options.journal)}   takes it back, byte for byte"
     for left in draft.left.values():
