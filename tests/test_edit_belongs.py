@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import filecmp
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -161,7 +163,8 @@ def test_a_table_is_mended_by_hand_as_the_readme_has_it(tmp_path: Path) -> None:
     qemu.io(
         image.path, *(f"write -P {1 + at % 250} {start + at * cluster} 64k" for at in range(681))
     )
-    sound, guest = image.raw, image.guest()
+    sound = tmp_path / "sound"
+    shutil.copyfile(image.path, sound)
     table = image.number(0x30008) & ~(1 << 63)
     for index, entry in ((674, 0x38000), (675, 0x87888AB1C4C600), (676, 0x2000B92110000)):
         image.poke(table + 8 * index, entry)
@@ -174,8 +177,8 @@ def test_a_table_is_mended_by_hand_as_the_readme_has_it(tmp_path: Path) -> None:
     sets = [f"--set=l2[1][{673 + at}]={low + at * cluster:#x}:copied" for at in (1, 2, 3)]
     done = qfix("-m", "edit", *sets, image.path)
     assert done.status == 0
-    assert image.raw == sound
-    assert image.guest() == guest
+    assert qemu.img("compare", image.path, sound).stdout.strip() == "Images are identical."
+    assert filecmp.cmp(image.path, sound, shallow=False)
     assert image.is_clean()
     bare = [word.removesuffix(":copied") for word in sets]
     qfix("--undo", image.path)
