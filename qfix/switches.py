@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qfix.modes.numbers import number
 from qfix.modes.options import ALIASES, LEVELS
+from qfix.numbers import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,14 +154,15 @@ SWITCHES = (
         "--width",
         type=number,
         metavar="BYTES",
-        help="How many bytes: 1, 2, 4 or 8 for edit (big-endian), any number for copy.",
+        help="How many bytes: 1, 2, 4 or 8 for edit (big-endian; else 8), any number for copy.",
     ),
     click.option(
         "--set",
         "sets",
         metavar="NAME=VALUE",
         multiple=True,
-        help="Edit by name, as dump prints it: header.l1_size=16, l2[69][674]=0xb920f0000.",
+        help="Edit by name, as dump prints it: header.l1_size=16, l2[69][674]=0xb920f0000. An entry"
+        " keeps its flags unless VALUE has some, or is VALUE:FLAGS (copied+zero+compressed, none).",
     ),
     click.option(
         "--expect",
@@ -173,13 +174,13 @@ SWITCHES = (
         "--add-extension",
         metavar="MAGIC=TEXT|@FILE",
         multiple=True,
-        help="Add a header extension (edit).",
+        help="Add a header extension (edit); a TEXT that begins with @ is written @@.",
     ),
     click.option(
         "--remove-extension",
         metavar="MAGIC|INDEX",
         multiple=True,
-        help="Remove a header extension (edit).",
+        help="Remove a header extension (edit); numbers below 65536 are its index, from 0.",
     ),
     click.option(
         "--set-feature",
@@ -197,7 +198,9 @@ SWITCHES = (
         "--backing",
         "new_backing",
         metavar="FILE[:FORMAT]",
-        help="Name another backing file (edit); nothing is opened, as with qemu-img rebase -u.",
+        help="Name another backing file (edit); nothing is opened, as with qemu-img rebase -u. What"
+        " stands behind the last colon is FORMAT if QEMU has a format of that name (raw, qcow2 and"
+        " so on); without it the format that the image names stays.",
     ),
     click.option("--no-backing", is_flag=True, help="Name no backing file any more (edit)."),
     click.option("-S", "--src", "source", type=number, metavar="OFFSET", help="Copy from here."),

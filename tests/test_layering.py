@@ -25,6 +25,7 @@ MOST_LINES = 400
 # table entries are collected while the tables are counted, so that they are read only once.
 ORDER = (
     ("errors",),
+    ("numbers",),
     ("arrays",),
     ("layout",),
     ("file",),

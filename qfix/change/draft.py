@@ -64,8 +64,9 @@ class Draft:
     findings of the codes in `expected` are what the user asked for;
     `owners`, `bogus` and `astray` are kept by who needs them until the next examination. `lossy`
     says that something may be given up; `raised` are the clusters whose refcounts the plan has
-    raised; `faults` is what the rehearsal of this state says, `shared` whether the guest may have
-    written to two places at once.
+    raised; `faults` is what the rehearsal of this state says, `differs` what a deliberate change
+    makes the guest read differently, told before it is written; `shared` says whether the guest may
+    have written to two places at once.
     """
 
     overlay: Overlay
@@ -91,6 +92,7 @@ class Draft:
     raised: list[IntArray] = field(default_factory=list)
     firsts: dict[int, int] | None = None
     faults: list[str] | None = None
+    differs: list[str] = field(default_factory=list)
     shared: bool = False
 
     @classmethod

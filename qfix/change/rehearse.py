@@ -11,6 +11,7 @@ from qfix.arrays import NO_INTS
 from qfix.change.draft import ALLOWED, joined_ranges
 from qfix.change.mapping import View, differences
 from qfix.errors import QfixError
+from qfix.image import printable
 from qfix.problems import Severity, header, refcounts, tables
 from qfix.recount.tally import COMPRESSED, DATA
 
@@ -117,6 +118,9 @@ def guest_changes(draft: Draft) -> Iterator[str]:
     if new.image.geometry.cluster_bits != old.image.geometry.cluster_bits:
         yield "the cluster size would change"
         return
+    if new.image.geometry.extended != old.image.geometry.extended:
+        yield "the size of L2 entries would change"
+        return
     left = len(new.image.snapshots)
     if left < len(draft.layers) - 1:
         yield f"{len(draft.layers) - 1} snapshots should be left, but {left} are"
@@ -132,6 +136,22 @@ def guest_changes(draft: Draft) -> Iterator[str]:
             if wrong.size:
                 where = "the active layer" if layer == 0 else f"snapshot[{layer - 1}]"
                 yield f"{where} would read differently at guest offset {int(wrong[0]):#x}"
+
+
+def deliberate_changes(draft: Draft) -> Iterator[str]:
+    """Yield, in words, what a deliberate change makes the guest read differently.
+
+    Beside `guest_changes` that is what no repair ever touches.
+    """
+    old, new = draft.before, draft.now
+    if old.image is not None and new.image is not None:
+        sizes = old.image.geometry.virtual_size, new.image.geometry.virtual_size
+        if sizes[0] != sizes[1]:
+            yield f"the disk would have {sizes[1]} bytes instead of {sizes[0]}"
+        if old.head.backing_name != new.head.backing_name:
+            name = printable(new.head.backing_name or b"") or "no backing file: as zeros"
+            yield f"what is not allocated would be read from {name}"
+    yield from guest_changes(draft)
 
 
 def _overwritten(draft: Draft, sectors: IntArray) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qfix import locks
@@ -11,7 +12,7 @@ from qfix.change.apply import FileDisk, carry_out
 from qfix.change.draft import LOST, Draft
 from qfix.change.overlay import Overlay
 from qfix.change.pieces import Amendment
-from qfix.change.rehearse import rehearse
+from qfix.change.rehearse import MOST_TOLD, deliberate_changes, rehearse
 from qfix.errors import JournalError, RefusedError, WriteError
 from qfix.examine import Diagnosis, examine
 from qfix.file import ImageFile, open_file
@@ -74,7 +75,9 @@ def change(path: str, request: Request, plan: Callable[[Draft], None]) -> Iterat
         if not draft.overlay.is_changed:
             yield Outcome(draft, before, None, place)
             return
-        if not request.deliberate:
+        if request.deliberate:
+            draft.differs = list(islice(deliberate_changes(draft), MOST_TOLD))
+        else:
             rehearse(draft)
         if request.dry_run:
             yield Outcome(draft, draft.now, None, place)

@@ -18,6 +18,8 @@ NAMES = {
     DATA_FILE_NAME: "external data file name",
 }
 
+HEAD = 8
+"""Bytes of magic and length before the data of an extension."""
 FEATURE_RECORD = 48
 LUKS_MAGIC = b"LUKS\xba\xbe"
 
@@ -85,6 +87,12 @@ def parse_extensions(cluster: bytes, start: int, limit: int) -> ExtensionArea:
         found.append(Extension(position, magic, cluster[position + 8 : position + 8 + length]))
         position += 8 + (length + 7) // 8 * 8
     return ExtensionArea(tuple(found), min(position, limit), None)
+
+
+def encode_extension(magic: int, data: bytes) -> bytes:
+    """Return the bytes of an extension, with zeros up to a multiple of 8."""
+    head = magic.to_bytes(4, "big") + len(data).to_bytes(4, "big")
+    return head + data + bytes(-len(data) % 8)
 
 
 def feature_names(data: bytes) -> dict[tuple[int, int], str]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qfix.change.draft import LOST, SUSPECT
-from qfix.change.rehearse import guest_changes, news
+from qfix.change.rehearse import news
 from qfix.change.road import Request, change
 from qfix.errors import RefusedError
 from qfix.modes.look import confirmed, emit, is_terminal, note, say, shown, shown_path
 from qfix.report import text
-from qfix.report.changes import MOST_TOLD, change_record, left_lines, plan_lines
+from qfix.report.changes import change_record, left_lines, plan_lines
 from qfix.report.jsonout import record
 from qfix.report.page import closing_lines, left_over
 from qfix.report.progress import progress
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from qfix.change.road import Outcome
     from qfix.examine import Diagnosis
     from qfix.modes.options import Options
+    from qfix.problems import Findings
 
 
 def carry_out(
@@ -84,32 +84,38 @@ def _ask_deliberate(path: str, options: Options) -> Callable[[Draft], bool]:
         if not found:
             return True
         if not is_terminal():
-            made = ", ".join(f"{item.problem.code} {item.problem.name}" for item in found)
             raise RefusedError(
-                f"{path}: this makes {_findings(len(found))}: {made}; nothing was changed."
-                " -n shows more; --yes makes the change all the same"
+                f"{path}: this {_made(draft, found)}; nothing was changed. -n shows more; --yes"
+                " makes the change all the same"
             )
-        lines = [*plan_lines(draft), *_news_lines(draft)]
+        lines = [*plan_lines(draft), *_news_lines(draft, whole=True)]
         return confirmed(path, lines, "Make this change all the same?", options)
 
     return ask
 
 
-def _findings(count: int) -> str:
-    return f"{count} finding" if count == 1 else f"{count} kinds of findings"
+def _made(draft: Draft, found: list[Findings]) -> str:
+    """Say which kinds of findings a change brings; those of an image not checked were there."""
+    count = f"{len(found)} finding" if len(found) == 1 else f"{len(found)} kinds of findings"
+    does = "makes" if draft.before.recount or not draft.now.recount else "brings to light"
+    return f"{does} {count}: " + ", ".join(
+        f"{one.problem.code} {one.problem.name}" for one in found
+    )
 
 
-def _news_lines(draft: Draft) -> Iterator[str]:
-    """Yield what a deliberate change makes worse, and what the guest will read differently."""
+def _news_lines(draft: Draft, *, whole: bool = False) -> Iterator[str]:
+    """Yield what a deliberate change makes worse, and what the guest will read differently.
+
+    The findings themselves are told only if the *whole* of them is asked for.
+    """
     found = news(draft)
     if found:
-        yield click.style(f"This makes {_findings(len(found))}:", fg="red")
-    for item in found:
+        yield click.style(f"This {_made(draft, found)}", fg="red")
+    for item in found if whole else ():
         yield from text.kind_lines(item, draft.now.image, text.FEW)
-    told = list(islice(guest_changes(draft), MOST_TOLD))
-    if told:
+    if draft.differs:
         yield click.style("What the guest reads changes:", fg="yellow")
-    for line in told:
+    for line in draft.differs:
         yield f"  {line}"
 
 
@@ -149,13 +155,15 @@ def _page(
             yield from _news_lines(draft)
         yield ""
     yield _done(outcome, options, deliberate=deliberate)
-    yield from left_over(outcome.after, options.verbosity)
+    planned = options.dry_run and bool(draft.changes)
+    yield from left_over(outcome.after, options.verbosity, planned=planned)
     yield from closing_lines(outcome.after, kept_back=bool(draft.withheld))
     if options.verbosity < 0:
         return
     yield "What to do next:"
     if options.dry_run and draft.changes:
-        yield f"  {repair_command(path, asked)}   makes this change"
+        asks = ", after a question (--yes answers it)" if deliberate and news(draft) else ""
+        yield f"  {repair_command(path, asked)}   makes this change{asks}"
     elif outcome.number:
         yield f"  {journal_command(path, 'undo', options.journal)}   takes it back, byte for byte"
     for left in draft.left.values():

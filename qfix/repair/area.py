@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qfix.layout import extensions
-from qfix.layout.extensions import Extension, parse_extensions
+from qfix.layout.extensions import HEAD, Extension, encode_extension, parse_extensions
 from qfix.problems import extensions as problems
 from qfix.problems import header
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from qfix.change.draft import Draft
     from qfix.image import Image
 
-HEAD = 8
 MOST_TEXT = 1023
 FORMAT_TEXT = 15
 TABLE_LENGTHS = tuple(range(8 * extensions.FEATURE_RECORD, 0, -extensions.FEATURE_RECORD))
@@ -55,7 +54,7 @@ def end_of_area(raw: bytes, start: int, limit: int) -> int | None:
     known = all(extension.magic in extensions.NAMES for extension in area.extensions)
     behind = start
     for extension in area.extensions:
-        behind = extension.offset + HEAD + len(padded(extension.data))
+        behind = extension.offset + len(encode_extension(extension.magic, extension.data))
     marked = area.overrun is None and area.end == behind + HEAD
     return area.end if known and marked else None
 
@@ -132,12 +131,9 @@ def remove_extensions(draft: Draft, magic: int) -> list[Extension]:
 
     The backing file's name stays where it is.
     """
-    area, raw = draft.image.area, draft.image.head.raw
-    start = draft.image.header.header_length
+    area, start = draft.image.area, draft.image.header.header_length
     kept = b"".join(
-        padded(raw[item.offset : item.offset + HEAD + len(item.data)])
-        for item in area.extensions
-        if item.magic != magic
+        encode_extension(item.magic, item.data) for item in area.extensions if item.magic != magic
     )
     draft.write(start, kept.ljust(area.end - start, b"\0"))
     return [item for item in area.extensions if item.magic == magic]

@@ -9,11 +9,11 @@ import numpy as np
 from qfix.change.draft import Change
 from qfix.layout import extensions as layout
 from qfix.layout import header
-from qfix.layout.extensions import EncryptionPointer
+from qfix.layout.extensions import HEAD, EncryptionPointer
 from qfix.problems import extensions as problems
 from qfix.problems import header as header_problems
 from qfix.recount.tally import CLAIMED
-from qfix.repair.area import HEAD, end_of_area, is_misread, limit_of, remove_extensions
+from qfix.repair.area import end_of_area, is_misread, limit_of, remove_extensions
 from qfix.repair.fields import is_asked, note, refuse, set_field
 from qfix.repair.owners import real_owners
 from qfix.repair.search import find_luks_header, leaked_clusters

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from qfix.change.draft import Change
 from qfix.layout import extensions as layout
 from qfix.layout import header
+from qfix.layout.extensions import HEAD
 from qfix.problems import bitmaps as bitmap_problems
 from qfix.problems import extensions as problems
 from qfix.repair import backing, encryption
-from qfix.repair.area import HEAD, is_misread, likely_length, limit_of, remove_extensions
+from qfix.repair.area import is_misread, likely_length, limit_of, remove_extensions
 from qfix.repair.fields import EXTENSIONS, is_asked, note, refuse, reveal, set_field
 
 if TYPE_CHECKING:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qfix.change.draft import LOST, RESTORED, SUSPECT
-from qfix.change.rehearse import guest_changes, news
+from qfix.change.rehearse import news
 from qfix.report.rows import layer_name, layer_title
 from qfix.report.text import FEW_RANGES, human
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from qfix.change.road import Outcome
 
 FEW_CHANGES = 20
-MOST_TOLD = 8
-"""How many of the places that the guest reads differently are told."""
 WIDEST = 72
 KINDS = (
     (LOST, "Lost", "is given up"),
@@ -35,9 +32,10 @@ def plan_lines(draft: Draft, *, limit: int | None = FEW_CHANGES) -> Iterator[str
     if total:
         import tabulate
 
+        answers = any(change.code[-1:].isdigit() for change in draft.changes)
         rows = [
             {
-                "finding": change.code,
+                **({"finding": change.code} if answers else {}),
                 "what": change.text + (" (lossy)" if change.lossy else ""),
                 "file offset": "" if change.host is None else f"{change.host:#x}",
                 "old": change.old,
@@ -45,7 +43,7 @@ def plan_lines(draft: Draft, *, limit: int | None = FEW_CHANGES) -> Iterator[str
             }
             for change in draft.changes[:limit]
         ]
-        widths = [None, WIDEST, None, 24, 24]
+        widths = [*([None] if answers else []), WIDEST, None, 24, 24]
         yield tabulate.tabulate(rows, headers="keys", disable_numparse=True, maxcolwidths=widths)
         if total > len(rows):
             yield f"... and {total - len(rows)} more (-v and --output json list more)"
@@ -109,7 +107,7 @@ def change_record(
         "changes-omitted": sum(draft.omitted.values()),
         **{kind: _ranges(draft, kind) for kind, _, _ in KINDS},
         "findings-made": [found.problem.code for found in news(draft)] if deliberate else [],
-        "guest-changes": list(islice(guest_changes(draft), MOST_TOLD)) if deliberate else [],
+        "guest-changes": list(draft.differs),
         "snapshots-dropped": list(draft.dropped),
         "bitmaps-dropped": list(draft.bitmaps),
         "left": [

@@ -198,12 +198,12 @@ def closing_lines(
     yield verdict(diagnosis.status, kept_back=kept_back)
 
 
-def left_over(diagnosis: Diagnosis, verbosity: int) -> Iterator[str]:
-    """Yield what is found in an image after a change, few lines a kind."""
+def left_over(diagnosis: Diagnosis, verbosity: int, *, planned: bool = False) -> Iterator[str]:
+    """Yield what is found in an image after a change, or a *planned* one, few lines a kind."""
     if verbosity < 0 or not diagnosis.findings:
         return
     yield ""
-    yield "Found in the image as it is now:"
+    yield f"Found in the image as it {'would be' if planned else 'is now'}:"
     limit = None if verbosity > 1 else FEW
     for found in gravest_first(list(diagnosis.findings)):
         yield from kind_lines(found, diagnosis.image, limit)

@@ -108,12 +108,16 @@ def journal_command(path: str, what: str, journal: str | None) -> str:
 
 def quoted(path: str) -> str:
     """Return a path as a shell takes it, control characters escaped."""
+    return shell_word(f"./{path}" if path.startswith("-") else path)
+
+
+def shell_word(word: str) -> str:
+    """Return a word as a shell takes it, control characters escaped."""
     import shlex
 
-    path = f"./{path}" if path.startswith("-") else path
-    shown = printable(os.fsencode(path), limit=4096)
-    if shown == path:
-        return shlex.quote(path)
+    shown = printable(os.fsencode(word), limit=4096)
+    if shown == word:
+        return shlex.quote(word)
     escaped = shown.replace("'", "\\'")
     return f"$'{escaped}'"
 
