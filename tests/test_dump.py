@@ -45,7 +45,10 @@ def stored(picture: Picture, folder: Path) -> Path:
 
 def dumped(section: str, path: Path, *options: str) -> list[dict[str, Any]]:
     """Return the JSON lines of one section."""
-    return records("-m", "dump", "-o", section, *options, path)
+    rows = records("-m", "dump", "-o", section, *options, path)
+    assert rows[0]["section"] == "image"
+    assert rows[0]["filename"] == str(path)
+    return rows[1:]
 
 
 def text(section: str, path: Path, *options: str) -> list[str]:
@@ -76,11 +79,12 @@ def test_keys_of_refcounts_are_fixed() -> None:
 def test_text_and_json_have_the_same_lines(section: str, tmp_path: Path) -> None:
     for picture in (plain(), with_snapshots(), with_bitmap("one", "two"), extended()):
         path = stored(picture, tmp_path)
-        rows = [row for row in dumped(section, path) if row["section"] != "total"]
+        rows = dumped(section, path)
         lines = text(section, path)
         assert len(lines) == len(rows)
         for line, row in zip(lines, rows, strict=True):
             assert line.split()[0] == row.get("name", line.split()[0])
+            assert line.startswith("total") == (row["section"] == "total")
 
 
 @pytest.mark.parametrize("make", [plain, with_snapshots, extended])
@@ -153,8 +157,8 @@ def test_the_header_alone_needs_no_body(tmp_path: Path) -> None:
     path = tmp_path / "image.qcow2"
     path.write_bytes(bytes(plain().data)[:512])
     rows = records("-m", "dump", "-H", path)
-    assert {row["section"] for row in rows} == {"header"}
-    assert "header.l1_table_offset" in {row["name"] for row in rows}
+    assert {row["section"] for row in rows} == {"image", "header"}
+    assert "header.l1_table_offset" in {row.get("name") for row in rows}
 
 
 def test_what_is_no_image_is_said_to_be_none(tmp_path: Path) -> None:
@@ -212,6 +216,15 @@ def test_flags_are_spelled_out_where_they_are_asked_for() -> None:
     for name, flag in (("ok-compressed", "[COMPRESSED]"), ("ok-v3", "[COPIED]")):
         assert not any(flag in line for line in text("l2", case(name)))
         assert any(flag in line for line in text("l2", case(name), "-f"))
+
+
+def test_a_quiet_dump_has_no_headings() -> None:
+    done = qfix("-m", "dump", "-q", case("ok-snapshots"))
+    assert done.stdout.splitlines() == [
+        line
+        for line in qfix("-m", "dump", case("ok-snapshots")).stdout.splitlines()
+        if line and not line.startswith("#")
+    ]
 
 
 def test_status_is_that_of_the_image() -> None:

@@ -192,7 +192,7 @@ def _total(wanted: Wanted, kind: str, ranges: int, total: int, size: int) -> str
             f'{{"section": "total", "set": "{kind}", "ranges": {ranges}, "clusters": {total},'
             f' "bytes": {total * size}}}\n'
         )
-    return f"# total {kind}: {total} clusters, {total * size} bytes, in {ranges} ranges\n"
+    return f"total {kind}: {total} clusters, {total * size} bytes, in {ranges} ranges\n"
 
 
 def _typed(wanted: Wanted, kind: str) -> Iterator[Runs]:

@@ -19,7 +19,10 @@ NAME = 30
 
 
 class Wanted(NamedTuple):
-    """What is dumped, and how: of which layers (None: all), as JSON, with flags spelled out."""
+    """What is dumped, and how: of which layers (None: all), as JSON, with flags spelled out.
+
+    A quiet dump has no headings.
+    """
 
     diagnosis: Diagnosis
     layers: set[int] | None = None
@@ -27,6 +30,7 @@ class Wanted(NamedTuple):
     json: bool = False
     flags: bool = False
     verbose: bool = False
+    quiet: bool = False
 
     @property
     def image(self) -> Image:
@@ -66,7 +70,7 @@ def filled(template: str, columns: Sequence[Sequence[Any]]) -> str:
 
 def heading(wanted: Wanted, section: str, what: str, columns: str = "") -> Iterator[str]:
     """Yield the lines that begin a section, of text only."""
-    if not wanted.json:
+    if not wanted.json and not wanted.quiet:
         yield f"\n# {section}: {what}\n"
         if columns:
             yield f"# {columns}\n"
@@ -74,7 +78,7 @@ def heading(wanted: Wanted, section: str, what: str, columns: str = "") -> Itera
 
 def remark(wanted: Wanted, text: str) -> Iterator[str]:
     """Yield a remark between the lines, of text only."""
-    if not wanted.json:
+    if not wanted.json and not wanted.quiet:
         yield f"# {text}\n"
 
 

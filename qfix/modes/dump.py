@@ -42,6 +42,7 @@ def dump(path: str, options: Options) -> Diagnosis:
             json=options.json,
             flags=options.flags,
             verbose=options.verbosity > 0,
+            quiet=options.verbosity < 0,
         )
         for block in _blocks(path, wanted, sections):
             click.echo(block, nl=False)
@@ -67,8 +68,7 @@ def _sections(only: str) -> list[tuple[str, str]]:
 def _blocks(path: str, wanted: Wanted, sections: list[tuple[str, str]]) -> Iterator[str]:
     """Yield the blocks of lines of each section."""
     diagnosis = wanted.diagnosis
-    if not wanted.json:
-        yield f"# image: {shown_path(path)}\n"
+    yield from objects(wanted, [_title(wanted, path)] if wanted.json or not wanted.quiet else [])
     for name, kind in sections:
         if name == "header":
             yield from header_lines(wanted)
@@ -80,6 +80,13 @@ def _blocks(path: str, wanted: Wanted, sections: list[tuple[str, str]]) -> Itera
             kinds = tuple(each for section, each in sections if section == name and each)
             if kind == (kinds[0] if kinds else ""):
                 yield from _tables(name, wanted._replace(kinds=kinds))
+
+
+def _title(wanted: Wanted, path: str) -> tuple[str, dict[str, object]]:
+    """Return the first line: what the ones behind it are about."""
+    status = wanted.diagnosis.status
+    told = {"section": "image", "filename": path, "status": int(status), "verdict": status.verdict}
+    return f"# image: {shown_path(path)}", told
 
 
 def _unreadable(wanted: Wanted, name: str) -> Iterator[str]:
