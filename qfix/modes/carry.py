@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qfix.change.draft import LOST, SUSPECT
-from qfix.change.rehearse import guest_changes, news
+from qfix.change.rehearse import news, told_changes
 from qfix.change.road import Request, change
 from qfix.errors import RefusedError
 from qfix.modes.look import confirmed, emit, is_terminal, note, say, shown, shown_path
 from qfix.report import text
-from qfix.report.changes import MOST_TOLD, change_record, left_lines, plan_lines
+from qfix.report.changes import change_record, left_lines, plan_lines
 from qfix.report.jsonout import record
 from qfix.report.page import closing_lines, left_over
 from qfix.report.progress import progress
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from qfix.examine import Diagnosis
     from qfix.modes.options import Options
 
+NO_WAY_BACK = (
+    "no journal is kept (--no-undo): this can't be taken back, and a crash meanwhile leaves the image"
+    " half written, with the corrupt mark where it has one"
+)
+
 
 def carry_out(
     path: str,
@@ -36,13 +41,16 @@ def carry_out(
     plan: Callable[[Draft], None],
     *,
     deliberate: bool = False,
+    careful: bool = False,
 ) -> Diagnosis:
     """Take a plan down the road and print what came of it.
 
     A *deliberate* change is made although the image gets worse by it, or the guest reads something
-    else, once that was shown: see `_ask_deliberate`.
+    else, once that was shown: see `_ask_deliberate`. A *careful* one asks about the latter too.
     """
-    asks = _ask_deliberate if deliberate else _ask
+    asks = partial(_ask_deliberate, careful=careful) if deliberate else _ask
+    if options.no_undo and not options.dry_run:
+        note(NO_WAY_BACK)
     with progress() as tell:
         request = Request(
             asked=asked,
@@ -51,6 +59,7 @@ def carry_out(
             backing=not options.base,
             force_share=options.force_share,
             deliberate=deliberate,
+            undo=not options.no_undo,
             ask=None if options.yes else asks(path, options),
             warn=note,
             tell=tell,
@@ -76,23 +85,45 @@ def _ask(path: str, options: Options) -> Callable[[Draft], bool]:
     return ask
 
 
-def _ask_deliberate(path: str, options: Options) -> Callable[[Draft], bool]:
-    """Return what asks on a terminal before findings are made, and refuses where there is none."""
+def _ask_deliberate(
+    path: str, options: Options, *, careful: bool = False
+) -> Callable[[Draft], bool]:
+    """Return what asks on a terminal before harm is done, and refuses where there is none.
+
+    Harm is findings that are made, a change that can't be taken back and, where it is *careful*,
+    guest data that reads differently.
+    """
 
     def ask(draft: Draft) -> bool:
-        found = news(draft)
-        if not found:
+        against = list(_against(draft, options, careful=careful))
+        if not against:
             return True
         if not is_terminal():
-            made = ", ".join(f"{item.problem.code} {item.problem.name}" for item in found)
             raise RefusedError(
-                f"{path}: this makes {_findings(len(found))}: {made}; nothing was changed."
+                f"{path}: {'; '.join(against)}; nothing was changed."
                 " -n shows more; --yes makes the change all the same"
             )
         lines = [*plan_lines(draft), *_news_lines(draft)]
         return confirmed(path, lines, "Make this change all the same?", options)
 
     return ask
+
+
+def _against(draft: Draft, options: Options, *, careful: bool) -> Iterator[str]:
+    """Yield what a deliberate change should not be made for without a question."""
+    found = news(draft)
+    if found:
+        made = ", ".join(f"{item.problem.code} {item.problem.name}" for item in found)
+        yield f"this {_makes(draft)} {_findings(len(found))}: {made}"
+    reads = told_changes(draft) if careful else []
+    if reads:
+        yield f"the guest would read something else: {reads[0]}" + (", ..." if reads[1:] else "")
+    if options.no_undo:
+        yield "with --no-undo this can't be taken back"
+
+
+def _makes(draft: Draft) -> str:
+    return "brings to light or makes" if draft.before.recount is None else "makes"
 
 
 def _findings(count: int) -> str:
@@ -103,10 +134,10 @@ def _news_lines(draft: Draft) -> Iterator[str]:
     """Yield what a deliberate change makes worse, and what the guest will read differently."""
     found = news(draft)
     if found:
-        yield click.style(f"This makes {_findings(len(found))}:", fg="red")
+        yield click.style(f"This {_makes(draft)} {_findings(len(found))}:", fg="red")
     for item in found:
         yield from text.kind_lines(item, draft.now.image, text.FEW)
-    told = list(islice(guest_changes(draft), MOST_TOLD))
+    told = told_changes(draft)
     if told:
         yield click.style("What the guest reads changes:", fg="yellow")
     for line in told:
@@ -190,7 +221,7 @@ def _done(outcome: Outcome, options: Options, *, deliberate: bool) -> str:
     journal = (
         f"journal {shown_path(outcome.journal)}, record {outcome.number}"
         if outcome.number
-        else "there is no journal of it"
+        else "no journal was kept (--no-undo), so this can't be taken back"
     )
     did = "Done" if deliberate else "Repaired"
     return f"{did}: {changes} written and checked from disk; {journal}."

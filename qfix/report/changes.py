@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qfix.change.draft import LOST, RESTORED, SUSPECT
-from qfix.change.rehearse import guest_changes, news
+from qfix.change.rehearse import news, told_changes
 from qfix.report.rows import layer_name, layer_title
 from qfix.report.text import FEW_RANGES, human
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from qfix.change.road import Outcome
 
 FEW_CHANGES = 20
-MOST_TOLD = 8
-"""How many of the places that the guest reads differently are told."""
 WIDEST = 72
 KINDS = (
     (LOST, "Lost", "is given up"),
@@ -89,7 +86,7 @@ def change_record(
     return {
         "asked": asked,
         "dry-run": dry_run,
-        "applied": outcome.number is not None,
+        "applied": outcome.applied,
         "journal": outcome.journal if outcome.number is not None else None,
         "record": outcome.number,
         "status-before": int(draft.before.status),
@@ -109,7 +106,7 @@ def change_record(
         "changes-omitted": sum(draft.omitted.values()),
         **{kind: _ranges(draft, kind) for kind, _, _ in KINDS},
         "findings-made": [found.problem.code for found in news(draft)] if deliberate else [],
-        "guest-changes": list(islice(guest_changes(draft), MOST_TOLD)) if deliberate else [],
+        "guest-changes": told_changes(draft) if deliberate else [],
         "snapshots-dropped": list(draft.dropped),
         "bitmaps-dropped": list(draft.bitmaps),
         "left": [

@@ -1,0 +1,1 @@
+"""Planners of what the user asks for by hand: edits and copies."""
