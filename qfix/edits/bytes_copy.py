@@ -24,7 +24,7 @@ SIZES = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 class Wanted(NamedTuple):
-    """What is asked for: *length* bytes at *source* of *file*, of the image if None, to *target*."""
+    """What is asked for: bytes from *source* of *file*, of the image if it is None, to *target*."""
 
     target: int
     source: int
@@ -76,8 +76,8 @@ def plan_copy(draft: Draft, wanted: Wanted) -> None:
     draft.note(
         Change(
             "",
-            f"{size_text(length)} from {place_text(wanted)} copied, of which"
-            f" {counted(int((end - first).sum()), 'sector')} differ",
+            f"{size_text(length)} from {place_text(wanted)} copied;"
+            f" {counted(int((end - first).sum()), 'sector')} of the image become others",
             host=target,
         )
     )

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from qfix.modes.options import Options
 
 NO_WAY_BACK = (
-    "no journal is kept (--no-undo): this can't be taken back, and a crash meanwhile leaves the image"
-    " half written, with the corrupt mark where it has one"
+    "no journal is kept (--no-undo): this can't be taken back, and a crash meanwhile leaves the"
+    " image half written, with the corrupt mark where it has one"
 )
 
 

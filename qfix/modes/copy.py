@@ -31,11 +31,14 @@ def copy(path: str, options: Options) -> Diagnosis:
         from qfix.modes.metadata import metadata
 
         return metadata(path, options)
-    if options.restore_metadata is not None:
-        from qfix.modes.metadata import restore
+    try:
+        if options.restore_metadata is not None:
+            from qfix.modes.metadata import restore
 
-        return restore(path, options)
-    return _copy_bytes(path, options)
+            return restore(path, options)
+        return _copy_bytes(path, options)
+    except JournalFullError as error:
+        raise JournalFullError(f"{error}; {OR_WITHOUT}") from error
 
 
 def _refuse_mixed(options: Options) -> None:
@@ -72,8 +75,4 @@ def _copy_bytes(path: str, options: Options) -> Diagnosis:
         plan = partial(plan_copy, wanted=Wanted(target, source, length, opened or None))
         asked = f"-m copy -O {target:#x} -S {source:#x} -w {length:#x}"
         asked += f" -F {quoted(options.file)}" if options.file else ""
-        asked += " --no-undo" if options.no_undo else ""
-        try:
-            return carry_out(path, options, asked, plan, deliberate=True, careful=True)
-        except JournalFullError as error:
-            raise JournalFullError(f"{error}; {OR_WITHOUT}") from error
+        return carry_out(path, options, asked, plan, deliberate=True, careful=True)
