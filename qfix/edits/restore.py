@@ -11,6 +11,7 @@ import numpy as np
 from qfix.change.draft import Change
 from qfix.change.grafted import Graft
 from qfix.change.pieces import MOST_BYTES
+from qfix.change.rehearse import told_changes
 from qfix.edits.anatomy import Anatomy, anatomy
 from qfix.edits.bytes_copy import counted, size_text, source_file
 from qfix.edits.neutral import MARK
@@ -117,6 +118,11 @@ def plan_restore(
         )
     )
     draft.examine()
+    if told_changes(draft):
+        warn(
+            "the guest reads something else with this metadata: what it has written to new places"
+            " since the copy was made is no longer led to"
+        )
 
 
 def _refuse_other(draft: Draft, file: ImageFile, copied: Image) -> None:

@@ -99,9 +99,7 @@ def fill(
             unreadable += failed
             written += _write_some(fd, at, data)
     for at, data in patches:
-        inside = data[: max(0, file.size - at)]
-        os.pwrite(fd, inside, at)
-        written += len(inside)
+        written += _write_some(fd, at, data[: max(0, file.size - at)])
     os.fsync(fd)
     return written, unreadable
 

@@ -125,7 +125,7 @@ def _page(path: str, out: str, file: ImageFile, copied: Copied, options: Options
     if options.dry_run:
         yield "Nothing was written."
         return
-    yield "Done: all else are holes; no guest data was copied knowingly."
+    yield "Done; all else, and with it the guest's data, is a hole in the copy."
     yield "What to do next:"
     yield f"  qfix {quoted(out)}   finds in the copy what it finds in the image"
     if not options.anonymize and copied.found.made is not None:
