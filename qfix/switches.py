@@ -200,7 +200,14 @@ SWITCHES = (
         help="Name another backing file (edit); nothing is opened, as with qemu-img rebase -u.",
     ),
     click.option("--no-backing", is_flag=True, help="Name no backing file any more (edit)."),
-    click.option("-S", "--src", "source", type=number, metavar="OFFSET", help="Copy from here."),
+    click.option(
+        "-S",
+        "--src",
+        "source",
+        type=number,
+        metavar="OFFSET",
+        help="Copy from here.  [default with -F: the offset that is copied to]",
+    ),
     click.option(
         "-F",
         "--file",

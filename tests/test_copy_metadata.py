@@ -151,7 +151,6 @@ def test_names_are_kept_or_become_others(tmp_path: Path) -> None:
     assert "qcow2" in told
     assert "xxxx" in told
     assert found(neutral) == found(path)
-    assert qemu("qemu-img", "snapshot", "-l", "neutral").returncode == 0
 
 
 def test_equal_names_stay_equal(tmp_path: Path) -> None:
@@ -359,7 +358,7 @@ def test_what_the_guest_wrote_since_is_told_before(tmp_path: Path) -> None:
     assert one.raw == now
     status, said = _on_a_terminal(b"n\n", "-m", "copy", "--restore-metadata", out, one.path)
     assert status == 64
-    assert "no longer led to" in said
+    assert "not led to any more" in said
     assert "guest offset 0x800000" in said
     assert one.raw == now
     shown = qfix("-m", "copy", "--restore-metadata", out, "-n", one.path)

@@ -120,8 +120,8 @@ def plan_restore(
     draft.examine()
     if told_changes(draft):
         warn(
-            "the guest reads something else with this metadata: what it has written to new places"
-            " since the copy was made is no longer led to"
+            "with this metadata the guest reads something else than now: what it wrote to new"
+            " places after the copy was made is not led to any more"
         )
 
 

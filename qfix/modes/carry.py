@@ -182,9 +182,14 @@ def _page(
     yield _done(outcome, options, deliberate=deliberate)
     yield from left_over(outcome.after, options.verbosity)
     yield from closing_lines(outcome.after, kept_back=bool(draft.withheld))
-    if options.verbosity < 0:
-        return
-    yield "What to do next:"
+    steps = list(_next_steps(path, outcome, asked, options))
+    if steps and options.verbosity >= 0:
+        yield "What to do next:"
+        yield from steps
+
+
+def _next_steps(path: str, outcome: Outcome, asked: str, options: Options) -> Iterator[str]:
+    draft = outcome.draft
     if options.dry_run and draft.changes:
         yield f"  {repair_command(path, asked)}   makes this change"
     elif outcome.number:
