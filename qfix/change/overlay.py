@@ -248,7 +248,11 @@ class Overlay:
     @property
     def is_changed(self) -> bool:
         """Whether any byte, or the size, differs from the file."""
-        return self.size != self._base.size or next(self.pieces(), None) is not None
+        if self.size != self._base.size:
+            return True
+        if self._changed is not None:
+            return self._changed[0].size > 0
+        return next(self.pieces(), None) is not None
 
     def pieces(self, *, header: bool = False, descending: bool = False) -> Iterator[Piece]:
         """Yield what differs from the file, in sectors; with *header* its first sector anyway.

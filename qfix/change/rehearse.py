@@ -126,7 +126,7 @@ def guest_changes(draft: Draft) -> Iterator[str]:
         return
     left = len(new.image.snapshots)
     if left < len(draft.layers) - 1:
-        yield f"{len(draft.layers) - 1} snapshots should be left, but {left} are"
+        yield f"of {len(draft.layers) - 1} snapshots {left} would be left"
         return
     changed = draft.overlay.changed()
     yield from _overwritten(draft, *changed)

@@ -168,7 +168,7 @@ def _digests(overlay: Overlay) -> list[tuple[int, int, bytes]]:
 
 
 def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+    return hashlib.sha256(data).digest()
 
 
 def _report(draft: Draft) -> dict[str, Any]:

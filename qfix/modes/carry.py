@@ -117,7 +117,7 @@ def _against(draft: Draft, options: Options, *, careful: bool) -> Iterator[str]:
         yield f"this {_makes(draft)} {_findings(len(found))}: {made}"
     reads = told_changes(draft) if careful else []
     if reads:
-        yield f"the guest would read something else: {reads[0]}" + (", ..." if reads[1:] else "")
+        yield f"what the guest reads changes: {reads[0]}" + (", ..." if reads[1:] else "")
     if options.no_undo:
         yield "with --no-undo this can't be taken back"
 

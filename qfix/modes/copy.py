@@ -75,4 +75,5 @@ def _copy_bytes(path: str, options: Options) -> Diagnosis:
         plan = partial(plan_copy, wanted=Wanted(target, source, length, opened or None))
         asked = f"-m copy -O {target:#x} -S {source:#x} -w {length:#x}"
         asked += f" -F {quoted(options.file)}" if options.file else ""
+        asked += " --no-undo" if options.no_undo else ""
         return carry_out(path, options, asked, plan, deliberate=True, careful=True)

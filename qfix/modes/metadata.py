@@ -115,7 +115,7 @@ def _page(path: str, out: str, file: ImageFile, copied: Copied, options: Options
     yield f"image: {shown_path(path)}"
     yield from text.pairs(
         (
-            ("metadata", f"{size_text(copied.metadata)} in {counted(copied.clusters, 'cluster')}"),
+            ("metadata", f"{text.human(copied.metadata)} in {counted(copied.clusters, 'cluster')}"),
             ("copy", f"{shown_path(out)}: {text.human(file.size)} long{taken}"),
             ("names", "replaced" if options.anonymize else "as in the image"),
         )
@@ -166,4 +166,5 @@ def restore(path: str, options: Options) -> Diagnosis:
     with metadata_copy(name, path, note) as (file, found):
         plan = partial(plan_restore, file=file, found=found, warn=note)
         asked = f"-m copy --restore-metadata {quoted(name)}"
+        asked += " --no-undo" if options.no_undo else ""
         return carry_out(path, options, asked, plan, deliberate=True, careful=True)
