@@ -197,6 +197,29 @@ def test_an_image_whose_tables_can_not_be_read(name: str, tmp_path: Path) -> Non
     assert "can't be read" in back.stderr
 
 
+BIG = 1 << 63
+
+
+@pytest.mark.parametrize("value", [BIG - 512, BIG - 1, BIG, 2 * BIG - 512])
+@pytest.mark.parametrize("name", ["ok-snapshots", "ok-encrypted", "ok-bitmaps"])
+def test_numbers_that_no_file_reaches(name: str, value: int, tmp_path: Path) -> None:
+    path = image(name, tmp_path)
+    raw = path.read_bytes()
+    places = [40, 48, 64]
+    places += [raw.index(magic) + 8 for magic in (b"\x05\x37\xbe\x77",) if magic in raw]
+    places += [raw.index(magic) + 24 for magic in (b"\x23\x85\x28\x75",) if magic in raw]
+    for at in places:
+        for width in (8, 16):
+            damaged = bytearray(raw)
+            damaged[at : at + width] = value.to_bytes(8) * (width // 8)
+            damaged[60:64] = max(1, int.from_bytes(damaged[60:64])).to_bytes(4)
+            path.write_bytes(damaged)
+            for options in ([], ["--anonymize"]):
+                out = copied(path, *options)
+                assert options or found(out) == found(path)
+                out.unlink()
+
+
 def test_a_dry_run_makes_no_file(tmp_path: Path) -> None:
     path = image("ok-v3", tmp_path)
     done = qfix("-m", "copy", "--metadata", tmp_path / "copy", "-n", path)

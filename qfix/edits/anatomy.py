@@ -91,7 +91,8 @@ def anatomy(file: Source, tell: Callable[[float], None] | None = None) -> Anatom
     if head.header is None and not head.hidden_cluster_size:
         raise RefusedError(f"{file.path}: no qcow2 image ({head.guess}): it has no metadata")
     ranges = [*_of_header(head), *(_of_image(image) if image else ())]
-    parts = [(np.array([low]), np.array([high])) for low, high in ranges]
+    size = file.size
+    parts = [(np.array([min(low, size)]), np.array([min(high, size)])) for low, high in ranges]
     made, lost = None, NO_INTS
     if image is not None and can_be_counted(first):
         traced.tracing = True

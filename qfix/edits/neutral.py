@@ -77,7 +77,9 @@ def neutral(found: Anatomy) -> tuple[Anatomy, list[Patch]]:
         high.append(extension.bitmap_directory_offset + directory.end)
         patches += _bitmaps(image, names)
     patches.append((0, _header(image, names)))
-    return kept.without(np.array(low), np.array(high)), patches
+    size = found.head.file.size
+    ranges = np.minimum(low, size), np.minimum(high, size)
+    return kept.without(*ranges), patches
 
 
 def _left_out(found: Anatomy) -> tuple[IntArray, IntArray]:
@@ -96,8 +98,10 @@ def _left_out(found: Anatomy) -> tuple[IntArray, IntArray]:
     start, end = clusters << bits, (clusters + 1) << bits
     pointer = image.encryption
     if pointer is not None and max(pointer) <= header.MAX_FILE_OFFSET:
-        start = np.append(start, pointer.offset + LUKS_MAGIC_BYTES)
-        end = np.append(end, pointer.offset + max(pointer.length, LUKS_MAGIC_BYTES))
+        size = found.head.file.size
+        last = pointer.offset + max(pointer.length, LUKS_MAGIC_BYTES)
+        start = np.append(start, min(pointer.offset + LUKS_MAGIC_BYTES, size))
+        end = np.append(end, min(last, size))
     return start, end
 
 

@@ -122,6 +122,8 @@ def _read(file: Source, offset: int, length: int) -> tuple[bytes, int]:
 
 def _write_some(fd: int, offset: int, data: bytes) -> int:
     """Write the blocks of *data* that are not all zeros; return their bytes."""
+    if not data:
+        return 0
     lead = offset % BLOCK
     padded = np.zeros(-(-(lead + len(data)) // BLOCK) * BLOCK, np.uint8)
     padded[lead : lead + len(data)] = np.frombuffer(data, np.uint8)
