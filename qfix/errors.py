@@ -113,6 +113,10 @@ class WriteError(QfixError):
     status = Status.IO_ERROR
 
 
+class JournalFullError(WriteError):
+    """There is no room for the journal; nothing was changed."""
+
+
 class JournalError(QfixError):
     """What stands in the journal's place is no journal, or a damaged one."""
 

@@ -62,6 +62,12 @@ def inspect(file: Source, *, backing: bool = True) -> Diagnosis:
     return Diagnosis(head, image, tuple(joined(findings)), None)
 
 
+def can_be_counted(first: Diagnosis) -> bool:
+    """Tell, after `inspect`, whether the tables can be looked at."""
+    stops = any(found.problem in STOPS for found in first.findings)
+    return first.image is not None and not stops
+
+
 def examine(
     file: Source, *, backing: bool = True, tell: Callable[[float], None] | None = None
 ) -> Diagnosis:
@@ -71,7 +77,7 @@ def examine(
     """
     first = inspect(file, backing=backing)
     image = first.image
-    if image is None or any(found.problem in STOPS for found in first.findings):
+    if image is None or not can_be_counted(first):
         return first
     from qfix.checks import cut, data, lost, missing, overlaps
     from qfix.recount import recount

@@ -203,7 +203,14 @@ SWITCHES = (
         " so on); without it the format that the image names stays.",
     ),
     click.option("--no-backing", is_flag=True, help="Name no backing file any more (edit)."),
-    click.option("-S", "--src", "source", type=number, metavar="OFFSET", help="Copy from here."),
+    click.option(
+        "-S",
+        "--src",
+        "source",
+        type=number,
+        metavar="OFFSET",
+        help="Copy from here.  [default with -F: the offset that is copied to]",
+    ),
     click.option(
         "-F",
         "--file",

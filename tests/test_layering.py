@@ -54,11 +54,13 @@ FILES = {
     "cli.py": "puts /dev/null in the place of a pipe that was closed",
     "change/apply.py": "writes to the image",
     "change/journal.py": "makes and looks at the journal, a file of its own",
+    "edits/sparse_file.py": "makes the metadata copy, a file of its own",
 }
 ENVIRONMENT = {"cli.py": "NO_COLOR", "__main__.py": "keeps numpy from starting threads"}
 WRITERS = {
     "change/apply.py": "the only one that writes to an image",
     "file.py": "opens an image for it",
+    "edits/sparse_file.py": "writes the metadata copy, which it has made itself, and no image",
 }
 REMOVERS = {"change/journal.py": "removes a journal that it has made itself and that holds nothing"}
 DATABASES = {"change/database.py", "change/records.py", "change/rows.py"}

@@ -18,11 +18,11 @@ from qfix.change.records import Identity
 from qfix.errors import QfixError, RefusedError, WriteError, from_os_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from qfix.change.disk import Disk
     from qfix.change.journal import Record
-    from qfix.change.pieces import Amendment
+    from qfix.change.pieces import Amendment, Piece
     from qfix.change.records import Journal
     from qfix.file import ImageFile
 
@@ -31,6 +31,7 @@ FLAGS_BYTE = 79
 CORRUPT_BIT = 2
 UNHARMED = "nothing was changed"
 HALF_MADE = "the change is half made: --resume finishes it, --undo takes it back"
+HALF_WRITTEN = "the image is half written, and there is no journal to take that back with"
 
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV}
 
@@ -172,8 +173,12 @@ def reserve(disk: Disk, journal: Journal, record: Record, *, back: bool) -> None
     end = record.old_size if back else record.new_size
     if disk.size() < end:
         disk.truncate(end)
+    _take_room(disk, journal.writes(record, back=back))
+
+
+def _take_room(disk: Disk, writes: Iterable[tuple[int, bytes]]) -> None:
     needed, refusal = 0, None
-    for start, length in _gaps(disk, journal.writes(record, back=back)):
+    for start, length in _gaps(disk, writes):
         needed += length
         if refusal is None:
             try:
@@ -193,22 +198,58 @@ def write(disk: Disk, journal: Journal, record: Record, *, back: bool) -> None:
     """
     end = record.old_size if back else record.new_size
     if record.marked:
-        _write_flags(disk, (disk.read(FLAGS_BYTE, 1) or b"\0")[0] | CORRUPT_BIT)
+        _set_mark(disk)
     if disk.size() < end:
         disk.truncate(end)
+    first = _write_behind(disk, journal.writes(record, back=back))
+    _write_first(disk, first, marked=record.marked)
+    _cut(disk, end)
+    if record.marked:
+        _write_flags(disk, first[0][1][FLAGS_BYTE])
+
+
+def overwrite(disk: Disk, pieces: Callable[[], Iterator[Piece]], *, marked: bool) -> None:
+    """Make a change without a journal, inside the file: nothing can take it back.
+
+    *pieces* gives them each time anew, in an order in which none changes what a later one is read
+    from; what is *marked* has a piece at offset 0 that holds the header. A crash before the end
+    leaves the mark. Raises WriteError; the message says whether the image is as it was.
+    """
+    begun = False
+    try:
+        if not disk.is_device:
+            _take_room(disk, ((piece.offset, piece.new) for piece in pieces()))
+        begun = True
+        if marked:
+            _set_mark(disk)
+        first = _write_behind(disk, ((piece.offset, piece.new) for piece in pieces()))
+        _write_first(disk, first, marked=marked)
+        if marked:
+            _write_flags(disk, dict(first)[0][FLAGS_BYTE])
+    except (OSError, QfixError) as error:
+        raise _failed(disk, error, HALF_WRITTEN if begun else UNHARMED) from error
+
+
+def _set_mark(disk: Disk) -> None:
+    _write_flags(disk, (disk.read(FLAGS_BYTE, 1) or b"\0")[0] | CORRUPT_BIT)
+
+
+def _write_behind(disk: Disk, writes: Iterable[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """Write all but the first sector, and return what is to stand there."""
     first: list[tuple[int, bytes]] = []
-    for start, data in journal.writes(record, back=back):
+    for start, data in writes:
         split = max(0, SECTOR - start)
         if data[:split]:
             first.append((start, data[:split]))
         _write_solid(disk, start + split, data[split:])
     disk.sync()
+    return first
+
+
+def _write_first(disk: Disk, first: list[tuple[int, bytes]], *, marked: bool) -> None:
     for start, data in first:
-        disk.pwrite(start, _with_mark(data) if record.marked and not start else data)
+        disk.pwrite(start, _with_mark(data) if marked and not start else data)
     disk.sync()
-    _cut(disk, end)
-    if record.marked:
-        _write_flags(disk, first[0][1][FLAGS_BYTE])
 
 
 def _restore(disk: Disk, journal: Journal, record: Record, *, begun: bool) -> bool:
@@ -251,7 +292,7 @@ def _write_solid(disk: Disk, start: int, data: bytes) -> None:
         disk.pwrite(first, data[first - start : last - start])
 
 
-def _gaps(disk: Disk, writes: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, int]]:
+def _gaps(disk: Disk, writes: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int]]:
     """Yield the start and length of the holes that will be filled."""
     for start, data in writes:
         if data.count(0) == len(data):

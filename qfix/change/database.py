@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from qfix.change.journal import APPLICATION_ID, ELSEWHERE, FORMAT
-from qfix.errors import InUseError, JournalError, NoPermissionError, QfixError, WriteError
+from qfix.errors import (
+    InUseError,
+    JournalError,
+    JournalFullError,
+    NoPermissionError,
+    QfixError,
+    WriteError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +122,7 @@ def explanation(error: Exception, path: str) -> QfixError:
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return InUseError(f"{path}: another process holds the journal")
     if code == sqlite3.SQLITE_FULL:
-        return WriteError(f"{path}: no room for the journal; {ELSEWHERE}")
+        return JournalFullError(f"{path}: no room for the journal; {ELSEWHERE}")
     if code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}:
         return WriteError(f"{path}: the journal: {error}; {ELSEWHERE}")
     return JournalError(f"{path}: is a damaged journal ({error})")

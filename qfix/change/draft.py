@@ -64,7 +64,7 @@ class Draft:
     findings of the codes in `expected` are what the user asked for;
     `owners`, `bogus` and `astray` are kept by who needs them until the next examination. `lossy`
     says that something may be given up; `raised` are the clusters whose refcounts the plan has
-    raised; `faults` is what the rehearsal of this state says, `differs` what a deliberate change
+    raised; `faults` is what the rehearsal of this state says, `reads` what a deliberate change
     makes the guest read differently, told before it is written; `shared` says whether the guest may
     have written to two places at once.
     """
@@ -92,7 +92,7 @@ class Draft:
     raised: list[IntArray] = field(default_factory=list)
     firsts: dict[int, int] | None = None
     faults: list[str] | None = None
-    differs: list[str] = field(default_factory=list)
+    reads: list[str] | None = None
     shared: bool = False
 
     @classmethod
@@ -130,11 +130,11 @@ class Draft:
         """Look at the overlay as it is now."""
         self.now = examine(self.overlay, backing=self.backing)
         self.taken.clear()
-        self.owners = self.bogus = self.astray = self.faults = None
+        self.owners = self.bogus = self.astray = self.faults = self.reads = None
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Plan *data* at *offset*; a last cluster that the file cuts is made whole."""
-        self.faults = None
+        self.faults = self.reads = None
         end = offset + len(data)
         if end > self.overlay.size and offset < self.overlay.size:
             if self.overlay.fixed:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qfix.errors import (
     JournalError,
+    JournalFullError,
     NoPermissionError,
     RefusedError,
     UsageError,
-    WriteError,
     from_os_error,
 )
 
@@ -248,7 +248,7 @@ def refuse_foreign(path: str) -> None:
 def refusal(error: OSError, path: str) -> Exception:
     """Return the error that says why the journal can't be made or read."""
     if error.errno in _NO_ROOM:
-        return WriteError(f"{path}: no room for the journal; {ELSEWHERE}")
+        return JournalFullError(f"{path}: no room for the journal; {ELSEWHERE}")
     told = from_os_error(error, path)
     if isinstance(told, NoPermissionError):
         return NoPermissionError(f"{path}: the journal: {error.strerror}; {ELSEWHERE}")

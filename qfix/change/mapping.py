@@ -58,14 +58,14 @@ class Difference(NamedTuple):
 
 
 def differences(
-    before: View, after: View, layers: list[int], sectors: IntArray
+    before: View, after: View, layers: list[int], changed: tuple[IntArray, IntArray]
 ) -> Iterator[Difference]:
     """Yield what reads differently; of layers that share an L1 table the first.
 
-    *layers* gives for each layer of *after* that of *before*; *sectors* are those that differ.
-    L2 tables that both views share are looked at where one of *sectors* is in them.
+    *layers* gives for each layer of *after* that of *before*; *changed* are the runs (first,
+    end) of sectors that differ. L2 tables that both views share are looked at where one is in them.
     """
-    layer, index, old, new = _pairs_of_tables(before, after, layers, sectors)
+    layer, index, old, new = _pairs_of_tables(before, after, layers, changed)
     if not old.size:
         return
     pairs = np.stack((old, new), axis=1)
@@ -86,7 +86,7 @@ def differences(
 
 
 def _pairs_of_tables(
-    before: View, after: View, layers: list[int], sectors: IntArray
+    before: View, after: View, layers: list[int], changed: tuple[IntArray, IntArray]
 ) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Return (layer of before, L1 index, table before, table after) of what may differ."""
     size = before.image.geometry.cluster_size
@@ -99,7 +99,7 @@ def _pairs_of_tables(
             continue
         seen.add(pair)
         index, old, new = _side_by_side(before.made.entries, after.made.entries, *pair)
-        maybe = (old != new) | _touched(sectors, old, size) | _touched(sectors, new, size)
+        maybe = (old != new) | _touched(changed, old, size) | _touched(changed, new, size)
         at = np.flatnonzero(maybe)
         columns.append((np.full(at.size, pair[0]), index[at], old[at], new[at]))
     layer_, index, old, new = (np.concatenate(each) for each in zip(*columns, strict=True))
@@ -125,10 +125,11 @@ def _side_by_side(
     return index, tables[0], tables[1]
 
 
-def _touched(sectors: IntArray, offset: IntArray, size: int) -> BoolArray:
-    """Tell which clusters at byte *offset* hold one of *sectors*."""
-    low = np.searchsorted(sectors, offset >> 9)
-    touched: BoolArray = (offset > 0) & (np.searchsorted(sectors, (offset + size) >> 9) > low)
+def _touched(changed: tuple[IntArray, IntArray], offset: IntArray, size: int) -> BoolArray:
+    """Tell which clusters at byte *offset* hold a sector of the runs *changed*."""
+    first, end = changed
+    low = np.searchsorted(end, offset >> 9, "right")
+    touched: BoolArray = (offset > 0) & (np.searchsorted(first, (offset + size) >> 9) > low)
     return touched
 
 

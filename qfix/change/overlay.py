@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from array import array
 from bisect import bisect_left
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from qfix.arrays import spread
+from qfix.change.draft import joined_ranges
+from qfix.change.grafted import Graft, Grafted
 from qfix.change.pieces import MOST_BYTES, Piece
 from qfix.errors import ReadError
 
@@ -28,13 +32,19 @@ class Overlay:
     """A file under planned changes; it reads as one, see `Source`.
 
     `size` grows in the plan only. `fixed` says that it can't: a block device, or where the user
-    does not want it to.
+    does not want it to. Long ranges that are to hold bytes from elsewhere are borrowed: read from
+    there whenever they are asked for, and not kept.
     """
 
-    __slots__ = ("_base", "_order", "_pages", "_spill", "_spilled", "fixed", "size")
+    __slots__ = (
+        *("_base", "_changed", "_order", "_pages", "_spill", "_spilled", "_under"),
+        *("fixed", "size"),
+    )
 
     def __init__(self, base: Source, *, fixed: bool = False) -> None:
         self._base = base
+        self._under: Source = base
+        self._changed: tuple[IntArray, IntArray] | None = None
         self._pages: dict[int, bytes | int] = {}
         self._order: list[int] = []
         self._spill: BinaryIO | None = None
@@ -77,10 +87,35 @@ class Overlay:
         if size > self.size and self.fixed:
             raise ValueError(f"{self.path} can't grow")
         self.size = max(self.size, size)
+        self._changed = None
+
+    def borrow(self, grafts: Sequence[Graft]) -> None:
+        """Plan ranges that hold what stands elsewhere, in the file as it is or in another one.
+
+        They have to be inside the file. Comes before all writes, which win where they overlap.
+        """
+        if self._pages or self._under is not self._base:
+            raise ValueError("something is planned already")
+        if any(graft.start < 0 or graft.end > self._base.size for graft in grafts):
+            raise ValueError("a borrowed range outside of the file")
+        self._under = Grafted(self._base, grafts)
+        self._changed = None
+
+    @property
+    def _grafts(self) -> Sequence[Graft]:
+        return self._under.grafts if isinstance(self._under, Grafted) else ()
+
+    @property
+    def moves_up(self) -> bool:
+        """Whether a range holds what stands before it in the file, so that its end goes first."""
+        return any(
+            graft.source is self._base and graft.place < graft.start for graft in self._grafts
+        )
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Plan *data* at *offset*, which has to be inside the planned size."""
         view = memoryview(data)
+        self._changed = None
         if offset < 0 or offset + len(view) > self.size:
             raise ValueError(f"a write at {offset:#x} outside of the planned file")
         done = 0
@@ -142,7 +177,7 @@ class Overlay:
         end = offset + len(view)
         touched = self._touched(offset, end)
         try:
-            self._base.read_into(view, offset)
+            self._under.read_into(view, offset)
         except ReadError:
             if len(touched) * PAGE < -(-end // PAGE) * PAGE - offset // PAGE * PAGE:
                 raise
@@ -158,7 +193,7 @@ class Overlay:
 
     def read_each(self, view: memoryview, offsets: Sequence[int], length: int) -> list[int]:
         """Read *length* bytes at each of *offsets*; return the positions that failed."""
-        failed = self._base.read_each(view, offsets, length)
+        failed = self._under.read_each(view, offsets, length)
         if not self._pages:
             return failed
         if not self._order:
@@ -184,7 +219,7 @@ class Overlay:
 
     def allocated(self) -> int | None:
         """Return the bytes that the file would take on disk at most, None for a device."""
-        allocated = self._base.allocated()
+        allocated = self._under.allocated()
         return None if allocated is None else allocated + len(self._pages) * PAGE
 
     def extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -192,7 +227,7 @@ class Overlay:
         pages = iter(self._touched(start, end))
         page = next(pages, None)
         last = start
-        for low, high in self._base.extents(start, min(end, self._base.size)):
+        for low, high in self._under.extents(start, min(end, self._base.size)):
             while page is not None and page * PAGE < low:
                 if page * PAGE + PAGE > last:
                     yield max(last, page * PAGE), min(page * PAGE + PAGE, low)
@@ -208,20 +243,27 @@ class Overlay:
         """Return the end of the last byte that is not in a hole at the end of the file."""
         pages = self._touched(0, self.size)
         planned = min((pages[-1] + 1) * PAGE, self.size) if pages else 0
-        return max(self._base.last_data(), planned)
+        return max(self._under.last_data(), planned)
 
     @property
     def is_changed(self) -> bool:
         """Whether any byte, or the size, differs from the file."""
-        return self.size != self._base.size or next(self.pieces(), None) is not None
+        if self.size != self._base.size:
+            return True
+        if self._changed is not None:
+            return self._changed[0].size > 0
+        return next(self.pieces(), None) is not None
 
-    def pieces(self, *, header: bool = False) -> Iterator[Piece]:
-        """Yield what differs from the file, in sectors; with *header* its first sector anyway."""
-        for start, end in self._page_runs():
-            yield from self._differing(start, end, header=header and start == 0)
-            header &= start != 0
+    def pieces(self, *, header: bool = False, descending: bool = False) -> Iterator[Piece]:
+        """Yield what differs from the file, in sectors; with *header* its first sector anyway.
+
+        They come in ascending order, or *descending*.
+        """
         if header and not self._touched(0, SECTOR):
             raise ValueError("the header's page is not in the plan")
+        for start, end in self._page_runs(descending=descending):
+            found = self._differing(start, end, header=header and start == 0)
+            yield from reversed(list(found)) if descending else found
 
     def touch(self, offset: int) -> None:
         """Take the page at *offset* into the plan as it is."""
@@ -232,15 +274,17 @@ class Overlay:
         for start, end in self._page_runs():
             yield start, self.read(start, min(end, self.size) - start)
 
-    def _page_runs(self) -> Iterator[tuple[int, int]]:
+    def _page_runs(self, *, descending: bool = False) -> Iterator[tuple[int, int]]:
         """Yield the byte ranges of planned pages, no longer than a piece may be."""
-        pages = self._touched(0, self.size)
-        start = 0
-        for at in range(1, len(pages) + 1):
-            ends = at == len(pages) or pages[at] != pages[at - 1] + 1
-            if ends or (at - start) * PAGE >= MOST_BYTES:
-                yield pages[start] * PAGE, (pages[at - 1] + 1) * PAGE
-                start = at
+        pages = np.array(self._touched(0, self.size), np.int64) * PAGE
+        start = np.array([graft.start for graft in self._grafts], np.int64) // PAGE * PAGE
+        end = -(-np.array([graft.end for graft in self._grafts], np.int64) // PAGE) * PAGE
+        length = np.concatenate((np.full(pages.size, PAGE), end - start))
+        starts, lengths = joined_ranges(np.concatenate((pages, start)), length)
+        step = -1 if descending else 1
+        for first, size in zip(starts[::step].tolist(), lengths[::step].tolist(), strict=True):
+            for at in range(first, first + size, MOST_BYTES)[::step]:
+                yield at, min(at + MOST_BYTES, first + size)
 
     def _differing(self, start: int, end: int, *, header: bool) -> Iterable[Piece]:
         old, new = self._base.read(start, end - start), self.read(start, end - start)
@@ -252,10 +296,21 @@ class Overlay:
             was = old[low : max(low, min(high, self._base.size - start))]
             yield Piece(start + low, was, new[low : max(low, min(high, self.size - start))])
 
+    def changed(self) -> tuple[IntArray, IntArray]:
+        """Return the runs (first, end) of 512-byte sectors that differ from the file, ascending.
+
+        They are looked for once after each change of the plan: not when it has been applied.
+        """
+        if self._changed is None:
+            runs = array("q")
+            for piece in self.pieces():
+                end = piece.offset + max(len(piece.old), len(piece.new))
+                runs.extend((piece.offset // SECTOR, -(-end // SECTOR)))
+            found = np.array(runs, np.int64)
+            self._changed = found[::2], found[1::2]
+        return self._changed
+
     def sectors(self) -> IntArray:
         """Return the numbers of all 512-byte sectors that differ from the file, ascending."""
-        ranges = [
-            np.arange(piece.offset // SECTOR, -(-(piece.offset + len(piece.new)) // SECTOR))
-            for piece in self.pieces()
-        ]
-        return np.concatenate([np.zeros(0, np.int64), *ranges])
+        first, end = self.changed()
+        return spread(first, end - first)

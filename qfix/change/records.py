@@ -37,7 +37,7 @@ from qfix.change.rows import (
     piece_rows,
     sum_of,
 )
-from qfix.errors import QfixError, WriteError
+from qfix.errors import JournalFullError, QfixError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -267,9 +267,9 @@ class Journal:
             "UPDATE records SET state = ? WHERE number = ?", (str(state), number)
         )
 
-    def _no_room(self, needed: int) -> WriteError:
+    def _no_room(self, needed: int) -> JournalFullError:
         folder = os.path.dirname(os.path.abspath(self.path))
-        return WriteError(
+        return JournalFullError(
             f"{self.path}: no room for the journal: {needed} bytes are needed in {folder};"
             f" nothing was changed; {ELSEWHERE}"
         )

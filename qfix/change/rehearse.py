@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qfix.arrays import NO_INTS
+from qfix.arrays import NO_INTS, spread
 from qfix.change.draft import ALLOWED, joined_ranges
 from qfix.change.mapping import View, differences
 from qfix.errors import QfixError
@@ -107,6 +107,13 @@ def _units(diagnosis: Diagnosis) -> dict[str, int]:
     return {found.problem.code: found.units for found in diagnosis.findings}
 
 
+def told_changes(draft: Draft) -> list[str]:
+    """Return the first of `deliberate_changes`, as they were before anything was written."""
+    if draft.reads is None:
+        draft.reads = list(islice(deliberate_changes(draft), MOST_TOLD))
+    return draft.reads
+
+
 def guest_changes(draft: Draft) -> Iterator[str]:
     """Yield, in words, what the guest would read differently and the draft does not tell."""
     old, new = draft.before, draft.now
@@ -123,13 +130,13 @@ def guest_changes(draft: Draft) -> Iterator[str]:
         return
     left = len(new.image.snapshots)
     if left < len(draft.layers) - 1:
-        yield f"{len(draft.layers) - 1} snapshots should be left, but {left} are"
+        yield f"of {len(draft.layers) - 1} snapshots {left} would be left"
         return
-    sectors = draft.overlay.sectors()
-    yield from _overwritten(draft, sectors)
+    changed = draft.overlay.changed()
+    yield from _overwritten(draft, *changed)
     views = View(old.image, old.recount), View(new.image, new.recount)
     told = {layer: _told(draft, layer) for layer in {part.layer for part in draft.ranges}}
-    for found in differences(*views, draft.layers, sectors):
+    for found in differences(*views, draft.layers, changed):
         for layer in np.unique(found.layer).tolist():
             start = found.start[found.layer == layer]
             wrong = start[~_allowed(*told.get(layer, NOTHING), start, found.length)]
@@ -155,16 +162,19 @@ def deliberate_changes(draft: Draft) -> Iterator[str]:
     yield from guest_changes(draft)
 
 
-def _overwritten(draft: Draft, sectors: IntArray) -> Iterator[str]:
+def _overwritten(draft: Draft, first: IntArray, end: IntArray) -> Iterator[str]:
     """Yield the clusters that hold guest data in both views and whose bytes change.
+
+    The sectors that change are the runs (first, end).
 
     The header's cluster never does, whatever a damaged table says.
     """
     old, new = draft.before.recount, draft.now.recount
     assert old is not None  # noqa: S101  (the caller has looked)
     assert new is not None  # noqa: S101
-    bits = old.tally.geometry.cluster_bits
-    clusters = np.unique(sectors >> (bits - 9))
+    shift = old.tally.geometry.cluster_bits - 9
+    low, high = first >> shift, ((end - 1) >> shift) + 1
+    clusters = np.unique(spread(low, high - low))
     clusters = clusters[(clusters > 0) & (clusters < min(old.tally.size, new.tally.size))]
     both = old.tally.owners[clusters] & new.tally.owners[clusters] & (DATA | COMPRESSED)
     for cluster in clusters[both != 0][:MOST_TOLD].tolist():

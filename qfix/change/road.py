@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import ExitStack, contextmanager
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qfix import locks
 from qfix.change import journal
-from qfix.change.apply import FileDisk, carry_out
+from qfix.change.apply import FileDisk, carry_out, overwrite
 from qfix.change.draft import LOST, Draft
 from qfix.change.overlay import Overlay
 from qfix.change.pieces import Amendment
-from qfix.change.rehearse import MOST_TOLD, deliberate_changes, rehearse
+from qfix.change.rehearse import rehearse, told_changes
 from qfix.errors import JournalError, RefusedError, WriteError
 from qfix.examine import Diagnosis, examine
 from qfix.file import ImageFile, open_file
@@ -29,7 +30,7 @@ class Request(NamedTuple):
 
     `ask` is given the draft before anything is written and tells whether to go on; `warn` says
     something beside the results. A `deliberate` change may make the image worse: its rehearsal is
-    for `ask` to show, and stops nothing.
+    for `ask` to show, and stops nothing. Without `undo` no journal is kept.
     """
 
     asked: str
@@ -38,6 +39,7 @@ class Request(NamedTuple):
     backing: bool = True
     force_share: bool = False
     deliberate: bool = False
+    undo: bool = True
     ask: Callable[[Draft], bool] | None = None
     warn: Callable[[str], None] | None = None
     tell: Callable[[float], None] | None = None
@@ -46,13 +48,15 @@ class Request(NamedTuple):
 class Outcome(NamedTuple):
     """What a change came to: `after` is the diagnosis of the image as it now is.
 
-    `number` is that of the journal's record, None where nothing was written.
+    `applied` tells whether it was written; `number` is that of the journal's record, None where
+    there is none.
     """
 
     draft: Draft
     after: Diagnosis
     number: int | None
     journal: str
+    applied: bool = False
 
 
 @contextmanager
@@ -66,7 +70,8 @@ def change(path: str, request: Request, plan: Callable[[Draft], None]) -> Iterat
     with ExitStack() as stack:
         file = stack.enter_context(open_file(path, write=not request.dry_run))
         _take_locks(stack, file, request)
-        place = journal.locate(path, request.journal) if not request.dry_run else ""
+        kept = request.undo and not request.dry_run
+        place = journal.locate(path, request.journal) if kept else ""
         _refuse_interrupted(path, request)
         before = examine(file, backing=request.backing, tell=request.tell)
         draft = Draft.of(Overlay(file), before, backing=request.backing)
@@ -76,7 +81,7 @@ def change(path: str, request: Request, plan: Callable[[Draft], None]) -> Iterat
             yield Outcome(draft, before, None, place)
             return
         if request.deliberate:
-            draft.differs = list(islice(deliberate_changes(draft), MOST_TOLD))
+            told_changes(draft)
         else:
             rehearse(draft)
         if request.dry_run:
@@ -84,8 +89,8 @@ def change(path: str, request: Request, plan: Callable[[Draft], None]) -> Iterat
             return
         if request.ask and not request.ask(draft):
             raise RefusedError(f"{path}: not confirmed, so nothing was changed")
-        number = _write(file, draft, request)
-        yield Outcome(draft, _verify(file, draft, request), number, place)
+        number, planned = _write(file, draft, request)
+        yield Outcome(draft, _verify(file, draft, request, planned), number, place, applied=True)
 
 
 def _take_locks(stack: ExitStack, file: ImageFile, request: Request) -> None:
@@ -127,21 +132,43 @@ def withheld(path: str, option: str | None) -> list[tuple[int, int]]:
     ]
 
 
-def _write(file: ImageFile, draft: Draft, request: Request) -> int:
-    image = draft.before.image
+def _write(
+    file: ImageFile, draft: Draft, request: Request
+) -> tuple[int | None, list[tuple[int, int, bytes]]]:
+    """Write the plan; return the number of its record, and `_digests` of what was planned."""
+    image, overlay = draft.before.image, draft.overlay
     marked = image is not None and image.header.version >= MARKED_VERSION
     if marked:
-        draft.overlay.touch(0)
+        overlay.touch(0)
+    planned = _digests(overlay)
+    if not request.undo:
+        if overlay.size != file.size:
+            raise ValueError("a change that gives the file another size needs a journal")
+        pieces = partial(overlay.pieces, header=marked, descending=overlay.moves_up)
+        overwrite(FileDisk(file), pieces, marked=marked)
+        return None, planned
     amendment = Amendment(
         old_size=file.size,
-        new_size=draft.overlay.size,
-        pieces=draft.overlay.pieces(header=marked),
+        new_size=overlay.size,
+        pieces=overlay.pieces(header=marked),
         asked=request.asked,
         report=_report(draft),
         marked=marked,
     )
     with journal.open_journal(file, request.journal) as book:
-        return carry_out(FileDisk(file), book, amendment)
+        return carry_out(FileDisk(file), book, amendment), planned
+
+
+def _digests(overlay: Overlay) -> list[tuple[int, int, bytes]]:
+    """Return offset, length and digest of all that is planned, chunk by chunk.
+
+    What an overlay borrows from the file itself can't be read from it any more afterwards.
+    """
+    return [(at, len(data), _digest(data)) for at, data in overlay.planned()]
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _report(draft: Draft) -> dict[str, Any]:
@@ -157,13 +184,15 @@ def _report(draft: Draft) -> dict[str, Any]:
     }
 
 
-def _verify(file: ImageFile, draft: Draft, request: Request) -> Diagnosis:
-    """Look at the image once more, from disk; raises WriteError where it is not as planned."""
+def _verify(
+    file: ImageFile, draft: Draft, request: Request, planned: list[tuple[int, int, bytes]]
+) -> Diagnosis:
+    """Look at the image once more, from disk; raises WriteError where it is not as *planned*."""
     written = file.measured()
-    for offset, data in draft.overlay.planned():
-        file.forget(offset, len(data))
-        if written.read(offset, len(data)) != data:
-            raise _not_as_planned(file.path, f"the bytes from {offset:#x} on")
+    for offset, length, digest in planned:
+        file.forget(offset, length)
+        if _digest(written.read(offset, length)) != digest:
+            raise _not_as_planned(request, file.path, f"the bytes from {offset:#x} on")
     after = examine(written, backing=request.backing, tell=request.tell)
     expected, found = (
         [
@@ -174,12 +203,13 @@ def _verify(file: ImageFile, draft: Draft, request: Request) -> Diagnosis:
         for diagnosis in (draft.now, after)
     )
     if expected != found:
-        raise _not_as_planned(file.path, "what a new check finds")
+        raise _not_as_planned(request, file.path, "what a new check finds")
     return after
 
 
-def _not_as_planned(path: str, what: str) -> WriteError:
+def _not_as_planned(request: Request, path: str, what: str) -> WriteError:
+    kept = "The journal holds the bytes before and after: copy both files before anything else"
+    then = kept if request.undo else "There is no journal of it"
     return WriteError(
-        f"{path}: {what} is not as planned after writing; the disk may be failing."
-        " The journal holds the bytes before and after: copy both files before anything else"
+        f"{path}: {what} is not as planned after writing; the disk may be failing. {then}"
     )

@@ -109,7 +109,7 @@ def names_are_printable(image: Image) -> Iterator[Findings]:
     directory = image.directory
     listed = directory.bitmaps if directory else ()
     names += [(f"name of bitmap {item.index}", item.name) for item in listed]
-    odd = [(what, printable(name)) for what, name in names if name and _has_controls(name)]
+    odd = [(what, printable(name)) for what, name in names if name and has_controls(name)]
     if odd:
         whats, texts = zip(*odd, strict=True)
         yield problems.CONTROL_CHARACTERS.at(
@@ -154,7 +154,8 @@ def _local(name: bytes) -> bytes:
     return plain
 
 
-def _has_controls(name: bytes) -> bool:
+def has_controls(name: bytes) -> bool:
+    """Tell whether a name holds characters that a terminal may act upon."""
     return any(not c.isprintable() for c in name.decode("utf-8", "replace"))
 
 

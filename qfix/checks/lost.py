@@ -66,6 +66,17 @@ def leaks_are_not_lost_tables(image: Image, made: Recount) -> Iterator[Findings]
     yield from _report_l2(image, made, suspects, l2 & ~l1, parents)
 
 
+def possible_tables(image: Image, made: Recount) -> IntArray:
+    """Return the leaked clusters that read as tables: those told of, and those told from them."""
+    leaked = excess(made, refcount_problems.LEAKED)
+    if not leaked.first.size:
+        return NO_INTS
+    if image.geometry.data_file:
+        found = [np.asarray(item.first, np.int64) for item in _of_data_file(image, leaked)]
+        return np.concatenate((NO_INTS, *found))
+    return _suspects(image, made, leaked).cluster
+
+
 def _of_data_file(image: Image, leaked: Excess) -> Iterator[Findings]:
     """Find leaked tables of an image with a data file: entries lead to their own guest offsets."""
     geometry = image.geometry

@@ -1,1 +1,1 @@
-"""Edits that the user asks for by offset or by name; what they mean, not whether they are wise."""
+"""Planners of what the user asks for by hand: edits and copies."""

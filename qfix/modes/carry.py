@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qfix.change.draft import LOST, SUSPECT
-from qfix.change.rehearse import news
+from qfix.change.rehearse import news, told_changes
 from qfix.change.road import Request, change
 from qfix.errors import RefusedError
 from qfix.modes.look import confirmed, emit, is_terminal, note, say, shown, shown_path
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from qfix.modes.options import Options
     from qfix.problems import Findings
 
+NO_WAY_BACK = (
+    "no journal is kept (--no-undo): this can't be taken back, and a crash meanwhile leaves the"
+    " image half written, with the corrupt mark where it has one"
+)
+
 
 def carry_out(
     path: str,
@@ -36,13 +42,16 @@ def carry_out(
     plan: Callable[[Draft], None],
     *,
     deliberate: bool = False,
+    careful: bool = False,
 ) -> Diagnosis:
     """Take a plan down the road and print what came of it.
 
     A *deliberate* change is made although the image gets worse by it, or the guest reads something
-    else, once that was shown: see `_ask_deliberate`.
+    else, once that was shown: see `_ask_deliberate`. A *careful* one asks about the latter too.
     """
-    asks = _ask_deliberate if deliberate else _ask
+    asks = partial(_ask_deliberate, careful=careful) if deliberate else _ask
+    if options.no_undo and not options.dry_run:
+        note(NO_WAY_BACK)
     with progress() as tell:
         request = Request(
             asked=asked,
@@ -51,6 +60,7 @@ def carry_out(
             backing=not options.base,
             force_share=options.force_share,
             deliberate=deliberate,
+            undo=not options.no_undo,
             ask=None if options.yes else asks(path, options),
             warn=note,
             tell=tell,
@@ -76,17 +86,23 @@ def _ask(path: str, options: Options) -> Callable[[Draft], bool]:
     return ask
 
 
-def _ask_deliberate(path: str, options: Options) -> Callable[[Draft], bool]:
-    """Return what asks on a terminal before findings are made, and refuses where there is none."""
+def _ask_deliberate(
+    path: str, options: Options, *, careful: bool = False
+) -> Callable[[Draft], bool]:
+    """Return what asks on a terminal before harm is done, and refuses where there is none.
+
+    Harm is findings that are made, a change that can't be taken back and, where it is *careful*,
+    guest data that reads differently.
+    """
 
     def ask(draft: Draft) -> bool:
-        found = news(draft)
-        if not found:
+        against = list(_against(draft, options, careful=careful))
+        if not against:
             return True
         if not is_terminal():
             raise RefusedError(
-                f"{path}: this {_made(draft, found)}; nothing was changed. -n shows more; --yes"
-                " makes the change all the same"
+                f"{path}: {'; '.join(against)}; nothing was changed."
+                " -n shows more; --yes makes the change all the same"
             )
         lines = [*plan_lines(draft), *_news_lines(draft, whole=True)]
         return confirmed(path, lines, "Make this change all the same?", options)
@@ -103,6 +119,18 @@ def _made(draft: Draft, found: list[Findings]) -> str:
     )
 
 
+def _against(draft: Draft, options: Options, *, careful: bool) -> Iterator[str]:
+    """Yield what a deliberate change should not be made for without a question."""
+    found = news(draft)
+    if found:
+        yield f"this {_made(draft, found)}"
+    reads = told_changes(draft) if careful else []
+    if reads:
+        yield f"what the guest reads changes: {reads[0]}" + (", ..." if reads[1:] else "")
+    if options.no_undo:
+        yield "with --no-undo this can't be taken back"
+
+
 def _news_lines(draft: Draft, *, whole: bool = False) -> Iterator[str]:
     """Yield what a deliberate change makes worse, and what the guest will read differently.
 
@@ -113,9 +141,10 @@ def _news_lines(draft: Draft, *, whole: bool = False) -> Iterator[str]:
         yield click.style(f"This {_made(draft, found)}", fg="red")
     for item in found if whole else ():
         yield from text.kind_lines(item, draft.now.image, text.FEW)
-    if draft.differs:
+    told = told_changes(draft)
+    if told:
         yield click.style("What the guest reads changes:", fg="yellow")
-    for line in draft.differs:
+    for line in told:
         yield f"  {line}"
 
 
@@ -158,9 +187,16 @@ def _page(
     planned = options.dry_run and bool(draft.changes)
     yield from left_over(outcome.after, options.verbosity, planned=planned)
     yield from closing_lines(outcome.after, kept_back=bool(draft.withheld))
-    if options.verbosity < 0:
-        return
-    yield "What to do next:"
+    steps = list(_next_steps(path, outcome, asked, options, deliberate=deliberate))
+    if steps and options.verbosity >= 0:
+        yield "What to do next:"
+        yield from steps
+
+
+def _next_steps(
+    path: str, outcome: Outcome, asked: str, options: Options, *, deliberate: bool
+) -> Iterator[str]:
+    draft = outcome.draft
     if options.dry_run and draft.changes:
         asks = ", after a question (--yes answers it)" if deliberate and news(draft) else ""
         yield f"  {repair_command(path, asked)}   makes this change{asks}"
@@ -198,7 +234,7 @@ def _done(outcome: Outcome, options: Options, *, deliberate: bool) -> str:
     journal = (
         f"journal {shown_path(outcome.journal)}, record {outcome.number}"
         if outcome.number
-        else "there is no journal of it"
+        else "no journal was kept (--no-undo), so this can't be taken back"
     )
     did = "Done" if deliberate else "Repaired"
     return f"{did}: {changes} written and checked from disk; {journal}."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qfix.change.draft import LOST, RESTORED, SUSPECT
-from qfix.change.rehearse import news
+from qfix.change.rehearse import news, told_changes
 from qfix.report.rows import layer_name, layer_title
 from qfix.report.text import FEW_RANGES, human
 
@@ -87,7 +87,7 @@ def change_record(
     return {
         "asked": asked,
         "dry-run": dry_run,
-        "applied": outcome.number is not None,
+        "applied": outcome.applied,
         "journal": outcome.journal if outcome.number is not None else None,
         "record": outcome.number,
         "status-before": int(draft.before.status),
@@ -107,7 +107,7 @@ def change_record(
         "changes-omitted": sum(draft.omitted.values()),
         **{kind: _ranges(draft, kind) for kind, _, _ in KINDS},
         "findings-made": [found.problem.code for found in news(draft)] if deliberate else [],
-        "guest-changes": list(draft.differs),
+        "guest-changes": told_changes(draft) if deliberate else [],
         "snapshots-dropped": list(draft.dropped),
         "bitmaps-dropped": list(draft.bitmaps),
         "left": [
