@@ -75,7 +75,7 @@ def plan_copy(draft: Draft, wanted: Wanted) -> None:
         return
     draft.note(
         Change(
-            "",
+            "copy",
             f"{size_text(length)} from {place_text(wanted)} copied;"
             f" {counted(int((end - first).sum()), 'sector')} of the image become others",
             host=target,

@@ -110,7 +110,7 @@ def plan_restore(
         return
     draft.note(
         Change(
-            "",
+            "copy",
             f"metadata put back from {os.path.basename(file.path)}: {size_text(found.length)};"
             f" {counted(int((last - first).sum()), 'sector')} of the image become others",
             host=int(first[0]) * 512,
