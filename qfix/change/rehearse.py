@@ -142,7 +142,8 @@ def guest_changes(draft: Draft) -> Iterator[str]:
             wrong = start[~_allowed(*told.get(layer, NOTHING), start, found.length)]
             if wrong.size:
                 where = "the active layer" if layer == 0 else f"snapshot[{layer - 1}]"
-                rest = f" and in {wrong.size - 1} more clusters" if wrong.size > 1 else ""
+                more = "1 more cluster" if wrong.size == 2 else f"{wrong.size - 1} more clusters"
+                rest = f" and in {more}" if wrong.size > 1 else ""
                 yield f"{where} would read differently at guest offset {int(wrong[0]):#x}{rest}"
 
 
