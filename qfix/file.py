@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 MAX_READ_END = (1 << 63) - 1
 
 
+LAST_STEP = 1 << 20
+
+
 class Source(Protocol):
     """What can be read as an image: a file, or a file under the changes that are planned for it.
 
@@ -162,13 +165,46 @@ class ImageFile(NamedTuple):
 
     def last_data(self) -> int:
         """Return the end of the last byte that is not in a hole at the end of the file."""
-        step = 1 << 20
-        while True:
-            start = max(0, self.size - step)
-            ends = [end for _, end in self.extents(start, self.size)]
-            if ends or not start:
-                return ends[-1] if ends else 0
-            step *= 16
+        return find_last_data(self)
+
+
+class Around:
+    """What stands around a file and reads as one, see `Source`; what it leaves alone is here."""
+
+    __slots__ = ("_base",)
+
+    def __init__(self, base: Source) -> None:
+        self._base = base
+
+    @property
+    def path(self) -> str:
+        """The path as given."""
+        return self._base.path
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of the file itself."""
+        return self._base.fd
+
+    @property
+    def is_device(self) -> bool:
+        """Whether the file is a block device."""
+        return self._base.is_device
+
+    def advise(self, offset: int, length: int) -> None:
+        """Ask the kernel to read ahead."""
+        self._base.advise(offset, length)
+
+
+def find_last_data(source: Source) -> int:
+    """Return the end of the last byte that is not in a hole at the end of a file."""
+    step = LAST_STEP
+    while True:
+        start = max(0, source.size - step)
+        ends = [end for _, end in source.extents(start, source.size)]
+        if ends or not start:
+            return ends[-1] if ends else 0
+        step *= 16
 
 
 @contextmanager

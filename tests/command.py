@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -88,3 +90,28 @@ def is_locked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def on_a_terminal(answer: bytes, *arguments: str | Path) -> tuple[int, str]:
+    """Run qfix on a pseudo-terminal, give an answer; return the status and what was shown."""
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "qfix", *map(str, arguments)],
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        cwd=Path(__file__).parents[1],
+    ) as process:
+        os.close(slave)
+        os.write(master, answer)
+        assert process.stdout is not None
+        process.stdout.read()
+        status = process.wait()
+    said = b""
+    try:
+        while part := os.read(master, 1 << 16):
+            said += part
+    except OSError:
+        pass
+    os.close(master)
+    return status, said.decode()

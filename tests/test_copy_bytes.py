@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from change_run import SUFFIX, fill, mounted
-from command import case, codes, copy, held, qfix, record
+from command import case, codes, copy, held, on_a_terminal, qfix, record
 from mutant_run import IMAGE_STATUSES
 from repair_images import made
-from test_repair_cli import _on_a_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -252,12 +251,12 @@ def test_a_page_says_what_can_be_taken_back(tmp_path: Path) -> None:
 def test_harm_is_asked_about_on_a_terminal(options: list[str], asked: str, tmp_path: Path) -> None:
     path = copy("ok-v3", tmp_path)
     before = path.read_bytes()
-    status, said = _on_a_terminal(b"n\n", *options, path)
+    status, said = on_a_terminal(b"n\n", *options, path)
     assert status == 64
     assert asked in said
     assert "Make this change all the same?" in said
     assert path.read_bytes() == before
-    assert _on_a_terminal(b"y\n", *options, path)[0] in IMAGE_STATUSES
+    assert on_a_terminal(b"y\n", *options, path)[0] in IMAGE_STATUSES
     assert path.read_bytes() != before
 
 

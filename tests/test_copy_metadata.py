@@ -14,11 +14,10 @@ import pytest
 
 import corpus
 from change_run import fill, mounted
-from command import copy, held, qfix, record
+from command import copy, held, on_a_terminal, qfix, record
 from mutant_run import IMAGE_STATUSES, place
 from mutations import Base, build
 from repair_images import Image, made
-from test_repair_cli import _on_a_terminal
 
 if TYPE_CHECKING:
     from mutant_sites import Anatomy
@@ -379,7 +378,7 @@ def test_what_the_guest_wrote_since_is_told_before(tmp_path: Path) -> None:
     assert done.status == 64
     assert "what the guest reads changes" in done.stderr
     assert one.raw == now
-    status, said = _on_a_terminal(b"n\n", "-m", "copy", "--restore-metadata", out, one.path)
+    status, said = on_a_terminal(b"n\n", "-m", "copy", "--restore-metadata", out, one.path)
     assert status == 64
     assert "not led to any more" in said
     assert "guest offset 0x800000" in said

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import pty
 import shlex
 import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from change_run import mounted
-from command import CLEAN, codes, copy, held, qfix, record
+from command import CLEAN, codes, copy, held, on_a_terminal, qfix, record
 from corpus_bases import extended, plain, with_bitmap, with_snapshots
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from build import Picture
 
 COPIED = 1 << 63
@@ -308,29 +307,6 @@ def test_an_edit_that_does_harm_needs_a_word(tmp_path: Path) -> None:
     assert qfix(*edit, "--yes", path).status == 1
     assert number(path, 0x406, 2) == 2
     assert codes(path) == {"R303"}
-
-
-def on_a_terminal(answer: bytes, *arguments: str | Path) -> tuple[int, str]:
-    """Run qfix on a pseudo-terminal, give an answer; return the status and what was shown."""
-    master, slave = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "qfix", *map(str, arguments)],
-        stdin=slave,
-        stdout=subprocess.DEVNULL,
-        stderr=slave,
-        cwd=Path(__file__).parents[1],
-    ) as process:
-        os.close(slave)
-        os.write(master, answer)
-        status = process.wait()
-    said = b""
-    try:
-        while part := os.read(master, 1 << 16):
-            said += part
-    except OSError:
-        pass
-    os.close(master)
-    return status, said.decode()
 
 
 def test_harm_is_asked_about_on_a_terminal(tmp_path: Path) -> None:

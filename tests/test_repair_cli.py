@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pty
 import shutil
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +16,7 @@ import pytest
 
 import qemu
 from change_run import fill, mounted
-from command import CLEAN, case, codes, copy, held, qfix, record
+from command import CLEAN, case, codes, copy, held, on_a_terminal, qfix, record
 from qfix.change.road import Request, change
 from qfix.layout.header import CORRUPT
 from qfix.repair.passes import plan_repair
@@ -348,45 +346,20 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def _on_a_terminal(answer: bytes, *arguments: str | Path) -> tuple[int, str]:
-    """Run qfix on a pseudo-terminal, give an answer; return the status and what was shown."""
-    master, slave = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "qfix", *map(str, arguments)],
-        stdin=slave,
-        stdout=subprocess.PIPE,
-        stderr=slave,
-        cwd=Path(__file__).parents[1],
-    ) as process:
-        os.close(slave)
-        os.write(master, answer)
-        assert process.stdout is not None
-        process.stdout.read()
-        status = process.wait()
-    said = b""
-    try:
-        while part := os.read(master, 1 << 16):
-            said += part
-    except OSError:
-        pass
-    os.close(master)
-    return status, said.decode()
-
-
-def test_a_loss_is_asked_about_on_a_terminal(tmp_path: Path) -> None:
+def test_a_loss_is_asked_abouton_a_terminal(tmp_path: Path) -> None:
     path = copy("l2-unaligned", tmp_path)
     before = digest(path)
-    status, said = _on_a_terminal(b"n\n", "--fix", "all", "--lossy", path)
+    status, said = on_a_terminal(b"n\n", "--fix", "all", "--lossy", path)
     assert status == 64
     assert "Give this up?" in said
     assert "guest 0x" in said
     assert digest(path) == before
     assert names(tmp_path) == [path.name]
-    assert _on_a_terminal(b"", "--fix", "all", "--lossy", "--yes", path)[0] == 0
+    assert on_a_terminal(b"", "--fix", "all", "--lossy", "--yes", path)[0] == 0
 
 
 def test_a_lossless_repair_asks_nothing(tmp_path: Path) -> None:
-    status, said = _on_a_terminal(b"", "--fix", "all", copy("leak", tmp_path))
+    status, said = on_a_terminal(b"", "--fix", "all", copy("leak", tmp_path))
     assert status == 0
     assert "?" not in said
 

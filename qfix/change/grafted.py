@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from qfix.errors import ReadError
+from qfix.file import Around, find_last_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qfix.file import Source
-
-LAST_STEP = 1 << 20
 
 
 class Graft(NamedTuple):
@@ -26,13 +25,13 @@ class Graft(NamedTuple):
     place: int
 
 
-class Grafted:
+class Grafted(Around):
     """A file with grafts, which must not overlap each other; it reads as one, see `Source`."""
 
-    __slots__ = ("_base", "_ends", "_starts", "grafts")
+    __slots__ = ("_ends", "_starts", "grafts")
 
     def __init__(self, base: Source, grafts: Sequence[Graft]) -> None:
-        self._base = base
+        super().__init__(base)
         self.grafts = sorted(grafts, key=lambda graft: graft.start)
         self._starts = np.array([graft.start for graft in self.grafts], np.int64)
         self._ends = np.array([graft.end for graft in self.grafts], np.int64)
@@ -40,24 +39,9 @@ class Grafted:
             raise ValueError("grafts that overlap or are empty")
 
     @property
-    def path(self) -> str:
-        """The path as given."""
-        return self._base.path
-
-    @property
-    def fd(self) -> int:
-        """The descriptor of the file itself."""
-        return self._base.fd
-
-    @property
     def size(self) -> int:
         """The size in bytes."""
         return self._base.size
-
-    @property
-    def is_device(self) -> bool:
-        """Whether the file is a block device."""
-        return self._base.is_device
 
     def _parts(self, start: int, end: int) -> Iterator[tuple[int, int, Source, int]]:
         """Yield (start, end, source, shift) of what a range is made of, in order.
@@ -102,10 +86,6 @@ class Grafted:
                 failed.remove(at)
         return sorted(failed)
 
-    def advise(self, offset: int, length: int) -> None:
-        """Ask the kernel to read ahead."""
-        self._base.advise(offset, length)
-
     def allocated(self) -> int | None:
         """Return the bytes that the file would take on disk at most, None for a device."""
         allocated = self._base.allocated()
@@ -119,10 +99,4 @@ class Grafted:
 
     def last_data(self) -> int:
         """Return the end of the last byte that is not in a hole at the end of the file."""
-        step = LAST_STEP
-        while True:
-            start = max(0, self.size - step)
-            ends = [end for _, end in self.extents(start, self.size)]
-            if ends or not start:
-                return ends[-1] if ends else 0
-            step *= 16
+        return find_last_data(self)

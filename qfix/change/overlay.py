@@ -15,6 +15,7 @@ from qfix.change.draft import joined_ranges
 from qfix.change.grafted import Graft, Grafted
 from qfix.change.pieces import MOST_BYTES, Piece
 from qfix.errors import ReadError
+from qfix.file import Around
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ MOST_PAGES = (64 << 20) // PAGE
 """Pages held in memory; those planned beyond go to a file without a name."""
 
 
-class Overlay:
+class Overlay(Around):
     """A file under planned changes; it reads as one, see `Source`.
 
     `size` grows in the plan only. `fixed` says that it can't: a block device, or where the user
@@ -37,12 +38,12 @@ class Overlay:
     """
 
     __slots__ = (
-        *("_base", "_changed", "_order", "_pages", "_spill", "_spilled", "_under"),
+        *("_changed", "_order", "_pages", "_spill", "_spilled", "_under"),
         *("fixed", "size"),
     )
 
     def __init__(self, base: Source, *, fixed: bool = False) -> None:
-        self._base = base
+        super().__init__(base)
         self._under: Source = base
         self._changed: tuple[IntArray, IntArray] | None = None
         self._pages: dict[int, bytes | int] = {}
@@ -51,21 +52,6 @@ class Overlay:
         self._spilled = 0
         self.size = base.size
         self.fixed = fixed or base.is_device
-
-    @property
-    def path(self) -> str:
-        """The path as given."""
-        return self._base.path
-
-    @property
-    def fd(self) -> int:
-        """The descriptor of the file itself."""
-        return self._base.fd
-
-    @property
-    def is_device(self) -> bool:
-        """Whether the file is a block device."""
-        return self._base.is_device
 
     @property
     def base(self) -> Source:
@@ -212,10 +198,6 @@ class Overlay:
                 self.read_into(part, offsets[at])
                 bad.remove(at)
         return sorted(bad)
-
-    def advise(self, offset: int, length: int) -> None:
-        """Ask the kernel to read ahead."""
-        self._base.advise(offset, length)
 
     def allocated(self) -> int | None:
         """Return the bytes that the file would take on disk at most, None for a device."""

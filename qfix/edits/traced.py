@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qfix.file import Around
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -13,35 +15,20 @@ if TYPE_CHECKING:
     from qfix.file import Source
 
 
-class Traced:
+class Traced(Around):
     """A file that reads as it is, see `Source`; while it is *tracing* it keeps what was read."""
 
-    __slots__ = ("_base", "_read", "tracing")
+    __slots__ = ("_read", "tracing")
 
     def __init__(self, base: Source) -> None:
-        self._base = base
+        super().__init__(base)
         self._read: list[tuple[IntArray, int]] = []
         self.tracing = False
-
-    @property
-    def path(self) -> str:
-        """The path as given."""
-        return self._base.path
-
-    @property
-    def fd(self) -> int:
-        """The descriptor of the file itself."""
-        return self._base.fd
 
     @property
     def size(self) -> int:
         """The size in bytes."""
         return self._base.size
-
-    @property
-    def is_device(self) -> bool:
-        """Whether the file is a block device."""
-        return self._base.is_device
 
     def read(self, offset: int, length: int) -> bytes:
         """Return *length* bytes at *offset*; raises ReadError where the host can't read."""
@@ -64,10 +51,6 @@ class Traced:
         behind = max(offsets, default=0) >= self.size  # perhaps too far behind for an int64
         inside = [at for at in offsets if at < self.size] if behind else offsets
         self._read.append((np.array(inside, np.int64), length))
-
-    def advise(self, offset: int, length: int) -> None:
-        """Ask the kernel to read ahead."""
-        self._base.advise(offset, length)
 
     def allocated(self) -> int | None:
         """Return the bytes that it takes on disk, None for a device."""
