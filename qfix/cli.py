@@ -25,6 +25,7 @@ from qfix.switches import (
     NEEDS,
     SECTIONS,
     SHOWN,
+    SNAPSHOTS,
     with_switches,
 )
 
@@ -103,6 +104,7 @@ def command(images: tuple[str, ...], **given: Any) -> int:
         several=len(images) > 1,
         fix=ALIASES.get(given["fix"], given["fix"]) or "none",
         lossy=given["lossy"],
+        **{name: given[name] for name in SNAPSHOTS},
         mark=given["mark"],
         clean=given["clean"],
         dry_run=given["dry_run"],
@@ -135,8 +137,9 @@ def _refuse_foreign(given: dict[str, Any]) -> None:
     if given["lock"] and given["force_share"]:
         raise UsageError("--lock and --force-share exclude each other")
     asked = [name for name in ACTS if given[name] and given[name] != "none"]
-    if len(asked) > 1:
-        raise UsageError(f"{_spelled(asked[0])} and {_spelled(asked[1])} exclude each other")
+    several = [name for name in asked if name != "fix"] if {*SNAPSHOTS} & {*asked} else asked
+    if len(several) > 1:
+        raise UsageError(f"{_spelled(several[0])} and {_spelled(several[1])} exclude each other")
     changes = [*asked, *([given["mode"]] if given["mode"] in CHANGING else ())]
     for name in SHOWN:
         if changes and _is_given(given[name]):
@@ -203,6 +206,8 @@ def run_images(images: Sequence[str], options: Options) -> int:
 
 def _act(options: Options) -> str:
     """Return which change is asked for, if one is."""
+    if any(getattr(options, name) is not None for name in SNAPSHOTS):
+        return "apply"
     if options.fix != "none":
         return "fix"
     return options.history or ("mark" if options.mark or options.clean else "")

@@ -24,6 +24,9 @@ CHANGING = ("edit", "copy")
 """The modes that change an image."""
 ACTS = {
     "fix": ("qfix.modes.repair", "repair"),
+    "apply": ("qfix.modes.snapshot", "snapshot"),
+    "delete": ("qfix.modes.snapshot", "snapshot"),
+    "exclude": ("qfix.modes.snapshot", "snapshot"),
     "mark": ("qfix.modes.mark", "mark"),
     "clean": ("qfix.modes.mark", "mark"),
     "undo": ("qfix.modes.history", "history"),
@@ -31,6 +34,8 @@ ACTS = {
     "resume": ("qfix.modes.history", "history"),
 }
 """What changes an image: all of them options of -m check, one at a time."""
+SNAPSHOTS = ("apply", "delete", "exclude")
+"""What --fix goes with: the repair is made first."""
 
 EDITS = ("sets", "add_extension", "remove_extension", "set_feature", "clear_feature")
 """What an edit changes by name; each may be given several times."""
@@ -57,8 +62,8 @@ BELONGS = {
 }
 NEEDS = {
     "lossy": ("fix",),
-    "dry_run": ("fix", "mark", "clean", *CHANGING),
-    "yes": ("fix", "mark", "clean", *CHANGING),
+    "dry_run": ("fix", *SNAPSHOTS, "mark", "clean", *CHANGING),
+    "yes": ("fix", *SNAPSHOTS, "mark", "clean", *CHANGING),
     "force": ("clean", "undo", "redo", "resume"),
     "anonymize": ("metadata",),
 }
@@ -127,6 +132,14 @@ SWITCHES = (
         is_flag=True,
         help="Let a repair give up what it can't save, and guess; each loss is listed.",
     ),
+    click.option(
+        "-A",
+        "--apply",
+        metavar="SNAP",
+        help="Revert the active layer to a snapshot: an id, a name or snapshot[N].",
+    ),
+    click.option("-D", "--delete", metavar="SNAP", help="Delete a snapshot, or all of them."),
+    click.option("-E", "--exclude", metavar="SNAP", help="Delete all snapshots but this one."),
     click.option("-M", "--mark", type=click.Choice(["dirty", "corrupt"]), help="Set a mark."),
     click.option("-C", "--clean", type=click.Choice(["dirty", "corrupt"]), help="Clear a mark."),
     click.option(

@@ -43,13 +43,16 @@ def carry_out(
     *,
     deliberate: bool = False,
     careful: bool = False,
+    asks: bool = True,
+    did: str = "",
 ) -> Diagnosis:
     """Take a plan down the road and print what came of it.
 
     A *deliberate* change is made although the image gets worse by it, or the guest reads something
     else, once that was shown: see `_ask_deliberate`. A *careful* one asks about the latter too.
+    One that *asks* nothing is made without a question; *did* is the word for having made it.
     """
-    asks = partial(_ask_deliberate, careful=careful) if deliberate else _ask
+    question = partial(_ask_deliberate, careful=careful) if deliberate else _ask
     if options.no_undo and not options.dry_run:
         note(NO_WAY_BACK)
     with progress() as tell:
@@ -61,7 +64,7 @@ def carry_out(
             force_share=options.force_share,
             deliberate=deliberate,
             undo=not options.no_undo,
-            ask=None if options.yes else asks(path, options),
+            ask=None if options.yes or not asks else question(path, options),
             warn=note,
             tell=tell,
         )
@@ -71,7 +74,7 @@ def carry_out(
             elif options.several:
                 click.echo(_one_line(path, outcome, options))
             else:
-                say(_page(path, outcome, asked, options, deliberate=deliberate))
+                say(_page(path, outcome, asked, options, deliberate=deliberate, did=did))
             return outcome.after
 
 
@@ -170,7 +173,7 @@ def _one_line(path: str, outcome: Outcome, options: Options) -> str:
 
 
 def _page(
-    path: str, outcome: Outcome, asked: str, options: Options, *, deliberate: bool
+    path: str, outcome: Outcome, asked: str, options: Options, *, deliberate: bool, did: str
 ) -> Iterator[str]:
     draft = outcome.draft
     limit = None if options.verbosity > 0 else text.FEW * 7
@@ -183,7 +186,7 @@ def _page(
         if deliberate:
             yield from _news_lines(draft)
         yield ""
-    yield _done(outcome, options, deliberate=deliberate)
+    yield _done(outcome, options, deliberate=deliberate, did=did)
     planned = options.dry_run and bool(draft.changes)
     yield from left_over(outcome.after, options.verbosity, planned=planned)
     yield from closing_lines(outcome.after, kept_back=bool(draft.withheld))
@@ -222,7 +225,7 @@ def _before(draft: Draft, asked: str) -> Iterator[tuple[str, object]]:
     yield "found", (", ".join(found[:6]) + more) or "nothing"
 
 
-def _done(outcome: Outcome, options: Options, *, deliberate: bool) -> str:
+def _done(outcome: Outcome, options: Options, *, deliberate: bool, did: str) -> str:
     count = len(outcome.draft.changes) + sum(outcome.draft.omitted.values())
     if not count:
         why = "it is so already" if deliberate else "there is nothing that this could repair"
@@ -236,7 +239,7 @@ def _done(outcome: Outcome, options: Options, *, deliberate: bool) -> str:
         if outcome.number
         else "no journal was kept (--no-undo), so this can't be taken back"
     )
-    did = "Done" if deliberate else "Repaired"
+    did = did or ("Done" if deliberate else "Repaired")
     return f"{did}: {changes} written and checked from disk; {journal}."
 
 

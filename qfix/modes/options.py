@@ -27,6 +27,9 @@ class Options(NamedTuple):
     several: bool = False
     fix: str = "none"
     lossy: bool = False
+    apply: str | None = None
+    delete: str | None = None
+    exclude: str | None = None
     mark: str | None = None
     clean: str | None = None
     dry_run: bool = False

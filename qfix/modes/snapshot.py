@@ -1,0 +1,58 @@
+"""-A, -D, -E: revert to a snapshot, delete one or all, delete all others; by the one road."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qfix.change.road import withheld
+from qfix.modes.carry import carry_out
+from qfix.repair.passes import plan_repair
+from qfix.repair.wanted import Wanted
+from qfix.report.rows import shell_word
+from qfix.snapshots.choose import choose, refuse_broken
+from qfix.snapshots.operate import delete, revert, settle
+
+if TYPE_CHECKING:
+    from qfix.change.draft import Draft
+    from qfix.examine import Diagnosis
+    from qfix.modes.options import Options
+
+EVERY = "all"
+
+
+def snapshot(path: str, options: Options) -> Diagnosis:
+    """Do what is asked with snapshots, after a repair if that is asked for too."""
+    wanted = Wanted(options.fix, options.lossy)
+    repairs = options.fix != "none"
+    earlier = withheld(path, options.journal) if repairs else []
+
+    def plan(draft: Draft) -> None:
+        if repairs:
+            plan_repair(draft, wanted, earlier)
+        refuse_broken(draft)
+        _operate(draft, options)
+        settle(draft)
+
+    several = bool(options.apply or options.exclude or options.delete == EVERY)
+    asked = (f"{wanted.words} " if repairs else "") + _words(options)
+    return carry_out(path, options, asked, plan, asks=several, did="Done")
+
+
+def _words(options: Options) -> str:
+    for letter, word in (("A", options.apply), ("D", options.delete), ("E", options.exclude)):
+        if word is not None:
+            return f"-{letter} {shell_word(word)}"
+    raise ValueError("no snapshot is asked for")
+
+
+def _operate(draft: Draft, options: Options) -> None:
+    items = draft.image.snapshots
+    if options.apply is not None:
+        revert(draft, choose(items, options.apply))
+    elif options.delete == EVERY:
+        delete(draft, items)
+    elif options.delete is not None:
+        delete(draft, [choose(items, options.delete)])
+    elif options.exclude is not None:
+        kept = choose(items, options.exclude)
+        delete(draft, [item for item in items if item.index != kept.index])

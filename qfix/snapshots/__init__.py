@@ -1,0 +1,1 @@
+"""Planners of what is done with snapshots: revert to one, delete them."""
