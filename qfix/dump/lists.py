@@ -13,6 +13,7 @@ from qfix.layout.extensions import BitmapsExtension, EncryptionPointer
 from qfix.layout.snapshots import MAX_EXTRA, SnapshotEntry
 from qfix.problems import bitmaps as problems
 from qfix.report.header import MEANINGS, header_rows
+from qfix.snapshots.space import spaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from qfix.layout.extensions import Extension
     from qfix.layout.record import Record
     from qfix.layout.snapshots import Snapshot
+    from qfix.snapshots.space import Space
 
 Row = tuple[str, dict[str, Any]]
 DECODED = {extensions.BITMAPS: BitmapsExtension, extensions.ENCRYPTION: EncryptionPointer}
@@ -143,9 +145,11 @@ def snapshot_lines(wanted: Wanted) -> Iterator[str]:
     place = image.header.snapshots_offset
     what = f"{len(found)} of {image.header.nb_snapshots} entries of the table at {place:#x}"
     yield from heading(wanted, "snapshots", what, "name, file offset, bytes, value")
+    room = spaces(image, wanted.made) if wanted.diagnosis.recount and found else []
     for item in found:
         if wanted.layers is None or item.index + 1 in wanted.layers:
             yield from objects(wanted, _snapshot(item))
+            yield from objects(wanted, [_room(item, room[item.index])] if room else [])
     if end.reason:
         yield from remark(wanted, f"the table can't be read further: {end.reason}")
 
@@ -165,6 +169,21 @@ def _snapshot(item: Snapshot) -> Iterator[Row]:
         row = {"offset": start, "width": len(raw), "text": printable(raw, limit=MAX_EXTRA)}
         yield _field("snapshots", f"{name}.{field}", row)
         start += len(raw)
+
+
+def _room(item: Snapshot, room: Space) -> Row:
+    """Return the line of the room that a snapshot takes."""
+    name = f"snapshot[{item.index}]"
+    told = {
+        "section": "snapshots",
+        "name": name,
+        "held-bytes": room.held,
+        "shared-bytes": room.shared,
+        "written-since-bytes": room.written_since,
+    }
+    since = "" if room.written_since is None else f", {room.written_since} written since"
+    line = f"{name:<{NAME}} {room.held} bytes only it holds, {room.shared} shared{since}"
+    return line, told
 
 
 def bitmap_lines(wanted: Wanted) -> Iterator[str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from qfix.examine import Diagnosis
     from qfix.modes.options import Options
 
+FRUGAL = ("header", "bitmaps")
+"""Sections that need no recount; the room that snapshots take does."""
 LISTS = ("header", "snapshots", "bitmaps")
 TABLES = ("l1", "l2", "refcount", "host", "guest", "ranges")
 ORDER = ("header", "snapshots", "bitmaps", "l1", "l2", "refcount", "host", "guest", "ranges")
@@ -31,7 +33,7 @@ def dump(path: str, options: Options) -> Diagnosis:
     sections = _sections("header" if options.header else options.only)
     names = {name for name, _ in sections}
     with opened(path, options) as looked:
-        if names <= {*LISTS}:
+        if names <= {*FRUGAL}:
             diagnosis = inspect(looked.file, backing=not options.base)
         else:
             with progress() as tell:

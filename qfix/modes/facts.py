@@ -13,6 +13,7 @@ from qfix.layout.tables import REFTABLE_OFFSET_MASK
 if TYPE_CHECKING:
     from qfix.examine import Diagnosis
     from qfix.image import Head, Image
+    from qfix.snapshots.space import Space
 
 MOST_BLOCKS = 64
 MOUNTS = "/proc/self/mountinfo"
@@ -123,8 +124,9 @@ def file_system(head: Head) -> str | None:
 
 
 def snapshot_rows(diagnosis: Diagnosis) -> list[dict[str, Any]]:
-    """Return a row a snapshot."""
+    """Return a row a snapshot; the room that it takes is None where that was not counted."""
     found = diagnosis.image.snapshots if diagnosis.image else []
+    room = _spaces(diagnosis) if found else []
     return [
         {
             "index": item.index,
@@ -135,9 +137,20 @@ def snapshot_rows(diagnosis: Diagnosis) -> list[dict[str, Any]]:
             "vm-clock": _clock(item.entry.vm_clock_nsec),
             "disk-size": item.disk_size,
             "icount": item.icount,
+            "held-bytes": room[item.index].held if room else None,
+            "shared-bytes": room[item.index].shared if room else None,
+            "written-since-bytes": room[item.index].written_since if room else None,
         }
         for item in found
     ]
+
+
+def _spaces(diagnosis: Diagnosis) -> list[Space]:
+    if diagnosis.image is None or diagnosis.recount is None:
+        return []
+    from qfix.snapshots.space import spaces
+
+    return spaces(diagnosis.image, diagnosis.recount)
 
 
 def bitmap_rows(diagnosis: Diagnosis) -> list[dict[str, Any]]:
