@@ -91,7 +91,7 @@ def command(images: tuple[str, ...], **given: Any) -> int:
     options = Options(
         mode=given["mode"],
         only=_sections(given["only"], given["mode"]),
-        snapshot="all" if given["snapshot"] is None else given["snapshot"],
+        snapshot=given["snapshot"] or ("" if given["mode"] == "dump" else "all"),
         base=given["base"],
         flags=given["flags"],
         lock=given["lock"],

@@ -255,3 +255,35 @@ def test_json_lines_are_json() -> None:
             done = qfix("-m", "dump", "--output", "json", case(each.name))
             for line in done.stdout.splitlines():
                 json.loads(line)
+
+
+def test_guest_ranges_of_each_layer_that_is_asked_for() -> None:
+    path = case("ok-snapshots")
+
+    def layers(*options: str) -> list[str]:
+        found = [row["layer"] for row in dumped("guest", path, *options)]
+        return list(dict.fromkeys(found))
+
+    assert layers() == ["active"]
+    assert layers("-s", "all") == ["active", "snapshot[0]", "snapshot[1]"]
+    assert layers("-s", "inactive") == ["snapshot[0]", "snapshot[1]"]
+
+
+def test_many_entries_that_lead_to_one_table(tmp_path: Path) -> None:
+    path = tmp_path / "image.qcow2"
+    raw = bytearray(case("ok-l1-large").read_bytes())
+    start, count = int.from_bytes(raw[40:48]), int.from_bytes(raw[36:40])
+    used = next(
+        raw[at : at + 8]
+        for at in range(start, start + 8 * count, 8)
+        if raw[at + 7] or any(raw[at : at + 8])
+    )
+    for at in range(start, start + 8 * min(count, 16), 8):
+        raw[at : at + 8] = used
+    path.write_bytes(raw)
+    rows = dumped("guest", path)
+    data = [row for row in rows if row["kind"] == "data"]
+    places = {row["host-offset"] for row in data}
+    assert len(data) >= 2 * len(places) > 0
+    users = [row["user"] for row in dumped("refcount", path) if "user" in row]
+    assert not any(user.count("more") > 1 for user in users)

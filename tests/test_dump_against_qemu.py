@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -151,3 +152,13 @@ def test_each_host_cluster_is_there_once_in_damaged_images() -> None:
     for each in CASES:
         if case(each.name).exists():
             check_host(case(each.name), host(case(each.name)))
+
+
+def test_guest_ranges_that_go_on_are_one(suite: Path) -> None:
+    for name in RECIPES:
+        rows = records("-m", "dump", "-o", "guest", suite / name / "image")[1:]
+        pairs = pairwise(rows)
+        for one, two in pairs:
+            host = one["host-offset"]
+            goes_on = host if host is None else host + one["length"]
+            assert (one["kind"], goes_on) != (two["kind"], two["host-offset"]), name

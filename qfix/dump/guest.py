@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qfix.arrays import NO_INTS
 from qfix.dump.lines import BLOCK, Form, filled, heading, remark
 from qfix.dump.runs import Runs, blocks_of, fold, joined
 from qfix.dump.tables import DATA, NOTHING, PACKED, SUBCLUSTERS, ZERO_ALLOCATED, ZEROS, kinds_of
@@ -54,7 +55,7 @@ def guest_lines(wanted: Wanted) -> Iterator[str]:
     image = wanted.image
     columns = "guest offsets, first and last byte, length, where it is"
     yield from heading(wanted, "guest", "where the guest's data is", columns)
-    layers = [0] if wanted.layers is None else wanted.chosen(1 + len(image.snapshots))
+    layers = wanted.chosen(1 + len(image.snapshots)) if wanted.named else [0]
     for layer in layers:
         yield from remark(wanted, layer_title(image, layer))
         for block in joined(_whole_disk(wanted, layer)):
@@ -78,7 +79,7 @@ def _stated_size(wanted: Wanted, layer: int) -> int:
 def _whole_disk(wanted: Wanted, layer: int) -> Iterator[Runs]:
     """Yield the runs of a layer from 0 to the end of its disk; what no table maps included."""
     end, at = _disk_size(wanted, layer), 0
-    for block in _mapped(wanted, layer):
+    for block in _mapped(wanted, layer, end):
         runs = block.part((block.same[0] != NOTHING) & (block.start < end))
         if not runs.start.size:
             continue
@@ -108,19 +109,21 @@ def _nothing(start: IntArray, end: IntArray) -> Runs:
     return Runs(start, end, (np.full(start.size, NOTHING, np.int8),), np.full(start.size, -1))
 
 
-def _mapped(wanted: Wanted, layer: int) -> Iterator[Runs]:
-    """Yield the runs of bytes that the L1 entries of a layer lead to, in guest order."""
+def _mapped(wanted: Wanted, layer: int, end: int) -> Iterator[Runs]:
+    """Yield the runs of bytes that the L1 entries of a layer lead to before *end*, in order."""
     entries, geometry = wanted.made.entries, wanted.image.geometry
     first = {one: owner for owner, all_ in entries.sharers.items() for one in all_}
     rows = np.flatnonzero(entries.layer == first.get(layer, layer))
     index, target = entries.index[rows].astype(np.int64), entries.target[rows]
+    inside = index < -(-end // geometry.bytes_per_l1_entry)
+    index, target = index[inside], target[inside]
     known = wanted.made.tables
     order = np.argsort(known.offset, kind="stable")
     sound = (target > 0) & (target % geometry.cluster_size == 0) & (target < geometry.file_length)
     sound &= np.isin(target, known.offset)
     reach = geometry.bytes_per_l1_entry
     edges = (np.flatnonzero(np.diff(sound)) + 1).tolist()
-    for low, high in pairwise((0, *edges, rows.size)):
+    for low, high in pairwise((0, *edges, index.size)):
         part = index[low:high]
         if low < high and sound[low]:
             at = order[np.searchsorted(known.offset, target[low:high], sorter=order)]
@@ -132,18 +135,61 @@ def _mapped(wanted: Wanted, layer: int) -> Iterator[Runs]:
 
 
 def _tables(wanted: Wanted, tables: L2Tables, index: IntArray) -> Iterator[Runs]:
-    kept, done = index[~tables.hole], 0
-    for batch in read_batches(wanted.image, tables):
+    """Yield the runs of the tables that L1 entries of some indexes lead to.
+
+    One that many entries lead to, as only damage makes it, is looked at once for neighbours, and
+    not at all if it maps nothing.
+    """
+    kept = ~tables.hole
+    if np.unique(tables.offset).size < tables.offset.size:
+        kept &= ~np.isin(tables.offset, _empty(wanted, tables))
+    tables, index = tables.part(kept), index[kept]
+    heads = np.flatnonzero(np.diff(tables.offset, prepend=-1))
+    ends, done = np.append(heads[1:], index.size), 0
+    for batch in read_batches(wanted.image, tables.part(heads)):
         count = batch.tables.offset.size
-        part = kept[done : done + count]
+        first, last = heads[done : done + count], ends[done : done + count]
+        done += count
         units = batch.entries.shape[1] * (1 if batch.bitmaps is None else SUBCLUSTERS)
         step = max(1, MOST_UNITS // units)
+        step = step if (last == first + 1).all() else 1
         for at in range(0, count, step):
-            rows = slice(at, at + step)
-            bitmaps = None if batch.bitmaps is None else batch.bitmaps[rows]
-            few = Batch(batch.tables.part(rows), batch.entries[rows], bitmaps, [])
-            yield _batch_runs(wanted, few, part[rows])
-        done += count
+            few = slice(at, at + step)
+            bitmaps = None if batch.bitmaps is None else batch.bitmaps[few]
+            part = Batch(batch.tables.part(few), batch.entries[few], bitmaps, [])
+            runs = _batch_runs(wanted, part, index[first[few]])
+            yield runs
+            again = index[int(first[at]) + 1 : int(last[at])]
+            if again.size:
+                yield from _repeated(wanted, runs, int(index[first[at]]), again)
+
+
+def _empty(wanted: Wanted, tables: L2Tables) -> IntArray:
+    """Return the offsets of the tables that map nothing."""
+    distinct = np.unique(tables.offset, return_index=True)[1]
+    found = []
+    for batch in read_batches(wanted.image, tables.part(distinct)):
+        used = batch.entries.any(axis=1)
+        if batch.bitmaps is not None:
+            used |= batch.bitmaps.any(axis=1)
+        found.append(batch.tables.offset[~used])
+    return np.concatenate([NO_INTS, *found])
+
+
+def _repeated(wanted: Wanted, runs: Runs, of: int, index: IntArray) -> Iterator[Runs]:
+    """Yield the runs of a table of L1 index *of* as those of other indexes that lead there too."""
+    reach = wanted.image.geometry.bytes_per_l1_entry
+    runs = runs.part(runs.same[0] != NOTHING)
+    step = max(1, MOST_UNITS // max(1, runs.start.size))
+    for at in range(0, index.size if runs.start.size else 0, step):
+        shift = ((index[at : at + step] - of) * reach)[:, None]
+        many = shift.size
+        yield Runs(
+            (runs.start[None, :] + shift).ravel(),
+            (runs.end[None, :] + shift).ravel(),
+            (np.tile(runs.same[0], many),),
+            np.tile(runs.step, many),
+        )
 
 
 def _batch_runs(wanted: Wanted, batch: Batch, index: IntArray) -> Runs:

@@ -21,7 +21,7 @@ NAME = 30
 class Wanted(NamedTuple):
     """What is dumped, and how: of which layers (None: all), as JSON, with flags spelled out.
 
-    A quiet dump has no headings.
+    A quiet dump has no headings; `named` says that the layers were asked for.
     """
 
     diagnosis: Diagnosis
@@ -31,6 +31,7 @@ class Wanted(NamedTuple):
     flags: bool = False
     verbose: bool = False
     quiet: bool = False
+    named: bool = False
 
     @property
     def image(self) -> Image:

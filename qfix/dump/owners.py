@@ -74,10 +74,13 @@ class Owners:
         for led, kind, which, owner, at, entry in zip(
             *(column.tolist() for column in columns), strict=True
         ):
-            yield f"{heads[owner]}l2[{at}][{entry}]" if led else self.title(kind, which)
+            yield f"{heads[owner]}l2[{at}][{entry}]" if led else self.title(kind, which, alone=True)
 
-    def title(self, use: int, value: int) -> str:
-        """Return what a cluster of metadata, or one that nothing leads to, is."""
+    def title(self, use: int, value: int, *, alone: bool = False) -> str:
+        """Return what a cluster of metadata, or one that nothing leads to, is.
+
+        Of a table that several L1 entries lead to the others are counted, unless it stands *alone*.
+        """
         image = self._wanted.image
         if use < Use.METADATA:
             return TITLES[Use(use)]
@@ -85,18 +88,18 @@ class Owners:
         if kind is Kind.L1_TABLE:
             return f"L1 table, {layer_title(image, value)}"
         if kind is Kind.L2_TABLE:
-            return self._l2_title(value)
+            return self._l2_title(value, alone=alone)
         number = kind in (Kind.REFCOUNT_BLOCK, Kind.BITMAP_TABLE, Kind.BITMAP_DATA)
         words = kind.text.replace("the ", "")
         return f"{words} {value}" if number else words
 
-    def _l2_title(self, offset: int) -> str:
+    def _l2_title(self, offset: int, *, alone: bool) -> str:
         at = int(np.searchsorted(self._offsets, offset))
         if at >= self._offsets.size or self._offsets[at] != offset:
             return f"L2 table at {offset:#x}"
         tables, row = self._wanted.made.tables, int(self._order[at])
         others = int(tables.visits[row]) - 1
-        more = f" and {others} more" if others else ""
+        more = f" and {others} more" if others and not alone else ""
         title = layer_title(self._wanted.image, int(tables.layer[row]))
         return f"L2 table {int(tables.index[row])}, {title}{more}"
 

@@ -52,12 +52,12 @@ def fold(start: int, same: tuple[AnyArray, ...], step: IntArray) -> Runs:
 
 
 def joined(blocks: Iterable[Runs]) -> Iterator[Runs]:
-    """Yield blocks of runs, those that go on from one block to the next as one."""
+    """Yield blocks of runs, those that go on in the next one as one, also over two blocks."""
     last: Runs | None = None
     for block in blocks:
         if not block.start.size:
             continue
-        whole = block if last is None else _after(last, block)
+        whole = _merged(block if last is None else _after(last, block))
         if whole.start.size > 1:
             yield whole.part(slice(None, -1))
         last = whole.part(slice(-1, None))
@@ -66,20 +66,28 @@ def joined(blocks: Iterable[Runs]) -> Iterator[Runs]:
 
 
 def _after(last: Runs, block: Runs) -> Runs:
-    """Return a block behind the *last* run, which is its first or goes on in it."""
-    length = last.end[0] - last.start[0]
-    step = last.step[0] if last.step[0] < 0 else last.step[0] + length
-    goes_on = last.end[0] == block.start[0] and step == block.step[0]
-    if goes_on and all(one[0] == two[0] for one, two in zip(last.same, block.same, strict=True)):
-        start, step_ = block.start.copy(), block.step.copy()
-        start[0], step_[0] = last.start[0], last.step[0]
-        return block._replace(start=start, step=step_)
+    """Return a block behind the *last* run."""
     return Runs(
         np.concatenate((last.start, block.start)),
         np.concatenate((last.end, block.end)),
         tuple(np.concatenate(pair) for pair in zip(last.same, block.same, strict=True)),
         np.concatenate((last.step, block.step)),
     )
+
+
+def _merged(runs: Runs) -> Runs:
+    """Return runs with those that go on in the next one joined to it."""
+    length = runs.end - runs.start
+    step = np.where(runs.step < 0, runs.step, runs.step + length)
+    new = np.ones(runs.start.size, np.bool_)
+    new[1:] = (runs.start[1:] != runs.end[:-1]) | (runs.step[1:] != step[:-1])
+    for column in runs.same:
+        new[1:] |= column[1:] != column[:-1]
+    if new.all():
+        return runs
+    heads = np.flatnonzero(new)
+    ends = runs.end[np.append(heads[1:], new.size) - 1]
+    return runs.part(heads)._replace(end=ends)
 
 
 def blocks_of(runs: Runs, most: int) -> Iterator[Runs]:

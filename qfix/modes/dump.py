@@ -40,11 +40,12 @@ def dump(path: str, options: Options) -> Diagnosis:
                 diagnosis = examine(looked.file, backing=not options.base, tell=tell)
         wanted = Wanted(
             diagnosis,
-            chosen_layers(diagnosis.image, options.snapshot),
+            chosen_layers(diagnosis.image, options.snapshot or "all"),
             json=options.json,
             flags=options.flags,
             verbose=options.verbosity > 0,
             quiet=options.verbosity < 0,
+            named=bool(options.snapshot),
         )
         for block in _blocks(path, wanted, sections):
             click.echo(block, nl=False)
