@@ -17,6 +17,7 @@ from change_run import fill, mounted
 from command import copy, held, on_a_terminal, qfix, record
 from mutant_run import IMAGE_STATUSES, place
 from mutations import Base, build
+from qemu_anatomy import OFFSET_MASK
 from repair_images import Image, made
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def test_clusters_that_may_hold_guest_data_are_told_of(tmp_path: Path) -> None:
     told = record("-m", "copy", "--metadata", tmp_path / "copy", path)
     assert (told["clusters-also-guest-data"], told["clusters-left-out"]) == (1, 0)
     said = qfix("-m", "copy", "--metadata", tmp_path / "more", path).stdout
-    assert "mapped as guest data as well" in said
+    assert "may hold guest data" in said
     told = record("-m", "copy", "--metadata", tmp_path / "neutral", "--anonymize", path)
     assert (told["clusters-also-guest-data"], told["clusters-left-out"]) == (1, 1)
     assert not any((tmp_path / "neutral").read_bytes()[4 * 512 : 5 * 512])
@@ -462,3 +463,41 @@ def test_nothing_is_put_back_into_an_image_that_is_held(tmp_path: Path) -> None:
         with held(taken):
             done = qfix("-m", "copy", "--restore-metadata", out, "--yes", path)
         assert done.status == 75
+
+
+SECRET = b"SECRETDATA"
+
+
+def secretive(folder: Path) -> Image:
+    """Make an image whose guest data is a word again and again, with a stale cluster of it."""
+    (folder / "pattern").write_bytes(SECRET * 100)
+    one = made(folder, "cluster_size=4k", "1M", f"write -s {folder / 'pattern'} 0 64k")
+    one.path.write_bytes(one.raw.ljust(-(-len(one.raw) // 4096) * 4096, b"\0") + SECRET * 409)
+    return one
+
+
+@pytest.mark.usefixtures("need_qemu")
+@pytest.mark.parametrize("which", ["l1 to data", "l1 to stale", "block", "table", "header", "cut"])
+def test_wrong_pointers_take_no_guest_data_along(which: str, tmp_path: Path) -> None:
+    one = secretive(tmp_path)
+    stale = len(one.raw) // 4096 * 4096
+    l1, reftable = one.number(40), one.number(48)
+    table = one.number(l1) & OFFSET_MASK
+    data = one.number(table) & OFFSET_MASK
+    places = {
+        "l1 to data": (l1, data),
+        "l1 to stale": (l1, stale),
+        "block": (reftable + 8, stale),
+        "table": (48, data),
+    }
+    if which in places:
+        one.poke(*places[which])
+    elif which == "header":
+        one.poke(100, 0x800, 4).poke(0x300, int.from_bytes(SECRET), len(SECRET))
+    else:
+        one.poke(20, 21, 4)
+    done = qfix("-m", "copy", "--metadata", tmp_path / "plain", one.path)
+    taken = SECRET in (tmp_path / "plain").read_bytes()
+    assert taken == ("may hold guest data" in done.stdout) or which == "header"
+    qfix("-m", "copy", "--metadata", tmp_path / "neutral", "--anonymize", one.path)
+    assert SECRET not in (tmp_path / "neutral").read_bytes()

@@ -9,7 +9,7 @@ import numpy as np
 from qfix.arrays import NO_INTS
 from qfix.checks.extensions import has_controls
 from qfix.checks.lost import leaks_are_not_lost_tables
-from qfix.edits.anatomy import LUKS_MAGIC_BYTES, PROBES, SECTOR, Anatomy
+from qfix.edits.anatomy import LUKS_MAGIC_BYTES, MOST_HEADER, PROBES, SECTOR, Anatomy
 from qfix.layout import extensions, header
 from qfix.layout.snapshots import SnapshotEntry
 
@@ -93,7 +93,7 @@ def _left_out(found: Anatomy) -> tuple[IntArray, IntArray]:
         return np.array([0]), np.array([len(found.head.raw)])
     told = [item.first for item in leaks_are_not_lost_tables(image, made)]
     astray = np.setdiff1d(found.lost, np.concatenate((NO_INTS, *told)))
-    clusters = np.concatenate((found.shared(), astray))
+    clusters = np.concatenate((found.doubtful(), astray))
     bits = image.geometry.cluster_bits
     start, end = clusters << bits, (clusters + 1) << bits
     pointer = image.encryption
@@ -130,7 +130,7 @@ def _header(image: Image, names: Names) -> bytes:
     made = bytearray(len(raw))
     length = header.V2_LENGTH
     if head.version >= 3:
-        told = head.header_length if head.header_length <= len(raw) else 0
+        told = head.header_length if head.header_length <= MOST_HEADER else 0
         length = max(told, header.FULL_LENGTH)
     for start, end in ((0, length), (96, 104)):  # the latter tell that the version was changed
         made[start:end] = raw[start:end]

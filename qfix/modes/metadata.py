@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Copied(NamedTuple):
     """What a metadata copy holds; with a dry run what it would hold.
 
-    `on_disk` is None for a dry run, `shared` counts the clusters that guest data is mapped to too,
-    `left_out` those of them, and of others that may be guest data, that are not in the copy.
+    `on_disk` is None for a dry run, `doubtful` counts the clusters that may hold guest data,
+    `left_out` those of them that are not in the copy.
     """
 
     found: Anatomy
@@ -38,7 +38,7 @@ class Copied(NamedTuple):
     written: int
     unreadable: int
     on_disk: int | None
-    shared: int
+    doubtful: int
     left_out: int
 
 
@@ -67,12 +67,12 @@ def _copied(file: ImageFile, found: Anatomy, out: str, options: Options) -> Copi
         written=0,
         unreadable=0,
         on_disk=None,
-        shared=found.shared().size,
+        doubtful=found.doubtful().size,
         left_out=0,
     )
     if options.anonymize:
         kept = chosen._replace(lost=found.lost)
-        copied = copied._replace(left_out=found.shared().size - kept.shared().size)
+        copied = copied._replace(left_out=found.doubtful().size - kept.doubtful().size)
     if options.dry_run:
         return copied
     with new_file(out) as fd:
@@ -98,7 +98,7 @@ def _record(
         "bytes-on-disk": copied.on_disk,
         "bytes-unreadable": copied.unreadable,
         "clusters-of-lost-tables": int(copied.found.lost.size),
-        "clusters-also-guest-data": copied.shared,
+        "clusters-also-guest-data": copied.doubtful,
         "clusters-left-out": copied.left_out,
         "key-slots": _has_key_slots(copied) and not options.anonymize,
     }
@@ -143,15 +143,17 @@ def _notes(copied: Copied, options: Options) -> Iterator[str]:
     if _has_key_slots(copied):
         kept = "are left out" if options.anonymize else "are in the copy: do not give it away"
         yield f"the image is encrypted; its key slots {kept}"
-    if copied.shared and options.anonymize:
+    if copied.left_out:
         yield (
-            f"{counted(copied.left_out, 'cluster')} of tables that guest data is mapped to as well"
-            " are left out, so a check of the copy may find something else"
+            f"{counted(copied.left_out, 'cluster')} that may be guest data"
+            " are left out, though pointers lead there as tables: a check of the copy may find"
+            " something else"
         )
-    elif copied.shared:
+    elif copied.doubtful and not options.anonymize:
         yield (
-            f"{counted(copied.shared, 'cluster')} of tables are mapped as guest data as well, and"
-            " may hold some (--anonymize leaves them out)"
+            f"{counted(copied.doubtful, 'cluster')} that pointers lead to as tables may hold guest"
+            " data: it is mapped there too, or they do not read as tables (--anonymize leaves them"
+            " out)"
         )
     lost = copied.found.lost.size
     if lost and not options.anonymize:

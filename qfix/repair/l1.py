@@ -12,15 +12,9 @@ from qfix.layout.tables import ALLOC_BITS, COPIED, ENTRY_SIZE, L1_RESERVED, ZERO
 from qfix.problems import tables
 from qfix.recount.batches import read_batches
 from qfix.recount.entries import decode
+from qfix.recount.nonsense import FAR, impossible
 from qfix.recount.tally import CLASH, DATA
-from qfix.repair.owners import (
-    FAR,
-    FEWEST_FAULTS,
-    bogus_tables,
-    impossible,
-    mostly_faulty,
-    sound_entries,
-)
+from qfix.repair.owners import FEWEST_FAULTS, bogus_tables, mostly_faulty, sound_entries
 from qfix.repair.rewrite import encoded, rewrite_l1
 
 if TYPE_CHECKING:

@@ -12,14 +12,13 @@ from qfix.problems import header, snapshots
 from qfix.problems import tables as problems
 from qfix.recount.batches import by_row, read_batches
 from qfix.recount.entries import decode
-from qfix.recount.faults import find_faults
+from qfix.recount.nonsense import FAR, NOWHERE, faulty_tables, impossible
 from qfix.recount.tally import CLASH, COMPRESSED, DATA, METADATA, Kind
 from qfix.recount.walk import are_tables, headless_layers
 
 if TYPE_CHECKING:
     from qfix.arrays import BoolArray, ByteArray, IntArray
     from qfix.change.draft import Draft
-    from qfix.image import Image
     from qfix.recount.entries import Entries
     from qfix.recount.l2 import L2Tables
 
@@ -42,21 +41,10 @@ DAMAGED = (
 )
 
 SNAPSHOT_TABLE = (snapshots.TABLE_OUTSIDE, snapshots.OVERRUN, snapshots.TOO_MANY)
-NOWHERE = (
-    problems.L2_RESERVED_BITS,
-    problems.L2_UNALIGNED,
-    problems.L2_PREALLOCATED_UNALIGNED,
-    problems.SUBCLUSTERS_CONTRADICT,
-    problems.SUBCLUSTERS_WITHOUT_CLUSTER,
-)
-"""What entries are that no table would have many of."""
-
 FEWEST_FAULTS = 4
 FIXED = (Kind.HEADER, Kind.SNAPSHOT_TABLE, Kind.REFCOUNT_TABLE, Kind.ENCRYPTION_HEADER)
 MOST_ASTRAY = 64
 BELIEVED = 0.75
-FAR = 16
-"""How many times the file's length an offset is that no cut explains."""
 
 
 def real_owners(draft: Draft) -> ByteArray:
@@ -215,28 +203,8 @@ def misled_blocks(draft: Draft) -> IntArray:
 
 
 def mostly_faulty(draft: Draft, suspects: L2Tables, fewest: int, far: int = FAR) -> IntArray:
-    """Return the offsets of tables of whose entries most, and at least *fewest*, are impossible.
-
-    Entries that lead behind the end of the file, but less than *far* times its length away, are
-    what a file that was cut has.
-    """
-    found = [NO_INTS]
-    for batch in read_batches(draft.image, suspects):
-        entries = decode(draft.image, batch)
-        wrong = impossible(draft.image, entries, far)
-        rows = batch.tables.offset.size
-        faults, used = by_row(entries.row[wrong], rows), by_row(entries.row, rows)
-        found.append(batch.tables.offset[(faults >= fewest) & (5 * faults >= 4 * used)])
-    return np.concatenate(found)
-
-
-def impossible(image: Image, entries: Entries, far: int = FAR) -> BoolArray:
-    """Tell which entries are such as no table would have many of."""
-    behind = entries.offset > far * image.geometry.file_length
-    wrong: BoolArray = (entries.standard | entries.compressed) & behind
-    for problem, faulty, _ in find_faults(image, entries):
-        wrong |= faulty if problem in NOWHERE else False
-    return wrong
+    """Return the offsets of tables of whose entries most are impossible, see `nonsense`."""
+    return faulty_tables(draft.image, suspects, fewest, far)
 
 
 def sound_tables(draft: Draft) -> L2Tables:
