@@ -105,6 +105,7 @@ def command(images: tuple[str, ...], **given: Any) -> int:
         fix=ALIASES.get(given["fix"], given["fix"]) or "none",
         lossy=given["lossy"],
         **{name: given[name] for name in SNAPSHOTS},
+        drop_bitmap=given["drop_bitmap"],
         mark=given["mark"],
         clean=given["clean"],
         dry_run=given["dry_run"],
@@ -208,6 +209,8 @@ def _act(options: Options) -> str:
     """Return which change is asked for, if one is."""
     if any(getattr(options, name) is not None for name in SNAPSHOTS):
         return "apply"
+    if options.drop_bitmap:
+        return "drop_bitmap"
     if options.fix != "none":
         return "fix"
     return options.history or ("mark" if options.mark or options.clean else "")

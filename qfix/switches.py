@@ -27,6 +27,7 @@ ACTS = {
     "apply": ("qfix.modes.snapshot", "snapshot"),
     "delete": ("qfix.modes.snapshot", "snapshot"),
     "exclude": ("qfix.modes.snapshot", "snapshot"),
+    "drop_bitmap": ("qfix.modes.bitmap", "drop"),
     "mark": ("qfix.modes.mark", "mark"),
     "clean": ("qfix.modes.mark", "mark"),
     "undo": ("qfix.modes.history", "history"),
@@ -62,8 +63,8 @@ BELONGS = {
 }
 NEEDS = {
     "lossy": ("fix",),
-    "dry_run": ("fix", *SNAPSHOTS, "mark", "clean", *CHANGING),
-    "yes": ("fix", *SNAPSHOTS, "mark", "clean", *CHANGING),
+    "dry_run": ("fix", *SNAPSHOTS, "drop_bitmap", "mark", "clean", *CHANGING),
+    "yes": ("fix", *SNAPSHOTS, "drop_bitmap", "mark", "clean", *CHANGING),
     "force": ("clean", "undo", "redo", "resume"),
     "anonymize": ("metadata",),
 }
@@ -140,6 +141,12 @@ SWITCHES = (
     ),
     click.option("-D", "--delete", metavar="SNAP", help="Delete a snapshot, or all of them."),
     click.option("-E", "--exclude", metavar="SNAP", help="Delete all snapshots but this one."),
+    click.option(
+        "--drop-bitmap",
+        metavar="NAME",
+        multiple=True,
+        help="Drop a bitmap, or all of them; the next backup must then be a full one.",
+    ),
     click.option("-M", "--mark", type=click.Choice(["dirty", "corrupt"]), help="Set a mark."),
     click.option("-C", "--clean", type=click.Choice(["dirty", "corrupt"]), help="Clear a mark."),
     click.option(

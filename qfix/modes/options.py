@@ -30,6 +30,7 @@ class Options(NamedTuple):
     apply: str | None = None
     delete: str | None = None
     exclude: str | None = None
+    drop_bitmap: tuple[str, ...] = ()
     mark: str | None = None
     clean: str | None = None
     dry_run: bool = False
