@@ -53,7 +53,8 @@ HARMLESS = (
 def guest_lines(wanted: Wanted) -> Iterator[str]:
     """Yield where the guest's disk is, of the active layer unless others are asked for."""
     image = wanted.image
-    columns = "guest offsets, first and last byte, length, where it is"
+    where = "where it is in the data file" if image.geometry.data_file else "where it is"
+    columns = f"guest offsets, first and last byte, length, {where}"
     yield from heading(wanted, "guest", "where the guest's data is", columns)
     layers = wanted.chosen(1 + len(image.snapshots)) if wanted.named else [0]
     for layer in layers:

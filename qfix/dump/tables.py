@@ -119,9 +119,9 @@ def _flag_words(wanted: Wanted, entry: Words) -> list[str]:
 def l2_lines(wanted: Wanted, marks: Marks) -> Iterator[str]:
     """Yield the used entries of the L2 tables of the chosen layers, each table once."""
     image = wanted.image
-    yield from heading(
-        wanted, "l2", "L2 entries in use", "name, file offset, entry, kind, where, guest offset"
-    )
+    where = "where in the data file" if image.geometry.data_file else "where"
+    columns = f"name, file offset, entry, kind, {where}, guest offset"
+    yield from heading(wanted, "l2", "L2 entries in use", columns)
     tables, hidden = tables_in_order(wanted)
     last = -1
     for batch in read_batches(image, tables):
