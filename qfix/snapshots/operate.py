@@ -16,7 +16,7 @@ from qfix.checks.snapshots import title
 from qfix.errors import RefusedError
 from qfix.layout.header import CORRUPT, DIRTY, MAX_L1_ENTRIES
 from qfix.layout.tables import COPIED, ENTRY_SIZE
-from qfix.problems import header
+from qfix.problems import header, refcounts
 from qfix.problems import snapshots as problems
 from qfix.repair.copied import set_copied_flags
 from qfix.repair.fields import set_field
@@ -65,7 +65,8 @@ def revert(draft: Draft, item: Snapshot) -> None:
     text = f"L1 table of the active layer, {entry.l1_size} entries: {why}"
     draft.note(Change(CODE, text, offset))
     set_field(draft, "size", size, CODE, why)
-    draft.layers[0] = draft.layers[item.index + 1]
+    if item.index + 1 < len(draft.layers):  # else it was not seen in the file
+        draft.layers[0] = draft.layers[item.index + 1]
     draft.examine()
 
 
@@ -127,6 +128,8 @@ def settle(draft: Draft) -> None:
         set_copied_flags,
     )
     run_rounds(draft, [partial(planner, wanted=REFCOUNTS) for planner in planners])
+    if not draft.found(refcounts.LEAKED, refcounts.TOO_HIGH):
+        draft.left.pop("leaks", None)  # said in a round before the last one
     marks = 0
     if draft.found(header.DIRTY_MARK) and not refcount_errors(draft.now):
         marks |= DIRTY
@@ -145,4 +148,5 @@ def _tell_what_is_free(draft: Draft) -> None:
     gone = int(((old.tally.counted[:size] > 0) & (new.tally.counted[:size] == 0)).sum())
     if gone:
         length = gone * draft.image.geometry.cluster_size
-        draft.note(Change(CODE, f"{gone} clusters ({length} bytes) become free", None, gone))
+        text = f"{gone} clusters ({length} bytes) become free"
+        draft.changes.insert(0, Change(CODE, text, None, gone))
