@@ -287,3 +287,8 @@ def test_many_entries_that_lead_to_one_table(tmp_path: Path) -> None:
     assert len(data) >= 2 * len(places) > 0
     users = [row["user"] for row in dumped("refcount", path) if "user" in row]
     assert not any(user.count("more") > 1 for user in users)
+
+
+def test_the_header_beside_another_section() -> None:
+    rows = records("-m", "dump", "-H", "-o", "l1", case("ok-v3"))
+    assert {row["section"] for row in rows} == {"image", "header", "l1"}

@@ -21,16 +21,20 @@ if TYPE_CHECKING:
 
 FRUGAL = ("header", "bitmaps")
 """Sections that need no recount; the room that snapshots take does."""
+EVERY = "all"
 LISTS = ("header", "snapshots", "bitmaps")
 TABLES = ("l1", "l2", "refcount", "host", "guest", "ranges")
 ORDER = ("header", "snapshots", "bitmaps", "l1", "l2", "refcount", "host", "guest", "ranges")
-ALIASES = {"all": ORDER, "snapshot": ("l1", "l2")}
+ALIASES = {EVERY: ORDER, "snapshot": ("l1", "l2")}
 RANGES = ("metadata", "data", "vacant", "leaked", "allocated", "unallocated", "all")
 
 
 def dump(path: str, options: Options) -> Diagnosis:
     """Print the sections that are asked for, as they are read."""
-    sections = _sections("header" if options.header else options.only)
+    only = options.only
+    if options.header:
+        only = "header" if only == EVERY else f"header,{only}"
+    sections = _sections(only)
     names = {name for name, _ in sections}
     with opened(path, options) as looked:
         if names <= {*FRUGAL}:
