@@ -402,3 +402,10 @@ def test_a_version_that_is_not_known_is_edited_by_name(tmp_path: Path) -> None:
     for _ in range(3):
         qfix("--undo", path)
     assert path.read_bytes() == before
+
+
+def test_an_l1_table_of_nonsense_length_takes_no_memory(tmp_path: Path) -> None:
+    path = copy("ok-l1-large", tmp_path)
+    done = qfix("-m", "edit", "-n", "--set", "header.l1_size=0xffffffff", path)
+    assert done.status == 6
+    assert "What the guest reads changes" in done.stdout or "H1" in done.stdout

@@ -28,6 +28,8 @@ U = np.uint64
 NOTHING, ZEROS, DATA, PACKED, DAMAGED = range(5)
 ALL_ZERO = ALLOC_BITS << 32
 COMPARE_BYTES = 1 << 22
+MOST_USERS = 1 << 20
+"""Guest clusters that are told of at once, if not more lead to one entry of a damaged image."""
 
 
 class View(NamedTuple):
@@ -78,11 +80,22 @@ def differences(
     for start in range(0, len(both), step):
         part = both[start : start + step]
         row, entry = np.nonzero(_differing(before, after, part[:, 0], part[:, 1]))
-        count = many[start + row]
-        user = users[spread((ends - many)[start + row], count)]
-        guest = index[user] * width + np.repeat(entry, count)
-        if guest.size:
+        for few in _bounded(many[start + row]):
+            count = many[start + row[few]]
+            user = users[spread((ends - many)[start + row[few]], count)]
+            guest = index[user] * width + np.repeat(entry[few], count)
             yield Difference(layer[user], guest * size, size)
+
+
+def _bounded(count: IntArray) -> Iterator[slice]:
+    """Yield slices of rows whose counts add up to no more than MOST_USERS, or of one row."""
+    total = np.cumsum(count)
+    start = 0
+    while start < count.size:
+        done = int(total[start - 1]) if start else 0
+        end = max(start + 1, int(np.searchsorted(total, done + MOST_USERS, "right")))
+        yield slice(start, end)
+        start = end
 
 
 def _pairs_of_tables(

@@ -55,10 +55,15 @@ def spaces(image: Image, made: Recount) -> list[Space]:
     ]
 
 
-def _written_since(image: Image, made: Recount, layer: int) -> int:
-    view = View(image, made)
-    found = differences(view, view, [layer], (NO_INTS, NO_INTS))
-    return sum(np.unique(part.start).size * part.length for part in found)
+def _written_since(image: Image, made: Recount, layer: int) -> int | None:
+    """Return how many bytes read differently, None where damage makes that beyond all sense."""
+    view, total = View(image, made), 0
+    most = 2 * image.geometry.host_clusters * image.geometry.l2_entries
+    for part in differences(view, view, [layer], (NO_INTS, NO_INTS)):
+        total += np.unique(part.start).size * part.length
+        if total > most * part.length:  # more than all tables in the file could map
+            return None
+    return total
 
 
 def _holders(image: Image, made: Recount, count: int) -> tuple[IntArray, IntArray]:
