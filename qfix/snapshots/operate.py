@@ -9,12 +9,12 @@ import numpy as np
 
 from qfix.arrays import NO_INTS
 from qfix.change.allocate import allocate
-from qfix.change.draft import LOST, Change
+from qfix.change.draft import LOST, Change, joined_ranges
 from qfix.change.mapping import View, differences
 from qfix.change.plan import run_rounds
 from qfix.checks.snapshots import title
 from qfix.errors import RefusedError
-from qfix.layout.header import CORRUPT, DIRTY, MAX_L1_ENTRIES
+from qfix.layout.header import CORRUPT, DIRTY, MAX_FILE_OFFSET, MAX_L1_ENTRIES
 from qfix.layout.tables import COPIED, ENTRY_SIZE
 from qfix.problems import header, refcounts
 from qfix.problems import snapshots as problems
@@ -82,10 +82,15 @@ def _refuse_misled(draft: Draft, item: Snapshot) -> None:
 
 def _tell_what_is_lost(draft: Draft, layer: int) -> None:
     """Say which guest ranges the active layer reads differently from a snapshot's."""
-    view = View(draft.image, draft.made)
+    view, geometry = View(draft.image, draft.made), draft.image.geometry
+    most, total = 2 * geometry.host_clusters * geometry.l2_entries, 0
     for found in differences(view, view, [layer], (NO_INTS, NO_INTS)):
         start = np.unique(found.start)
-        draft.tell(LOST, 0, start, np.full(start.size, found.length))
+        draft.tell(LOST, 0, *joined_ranges(start, np.full(start.size, found.length)))
+        total += start.size
+        if total > most:  # more than all tables of the file could map: it is all nonsense
+            draft.tell(LOST, 0, np.array([0]), np.array([MAX_FILE_OFFSET]))
+            return
 
 
 def _fits_in_place(draft: Draft, entries: int) -> bool:
