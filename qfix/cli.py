@@ -149,7 +149,8 @@ def _refuse_foreign(given: dict[str, Any]) -> None:
     for name, beside in NEEDS.items():
         if _is_given(given[name]) and not present.intersection(beside):
             raise UsageError(f"{_spelled(name)} belongs to {' or '.join(map(_spelled, beside))}")
-    if changes and given["force_share"] and not given["dry_run"]:
+    only_reads = given["dry_run"] or given["metadata"] is not None
+    if changes and given["force_share"] and not only_reads:
         raise UsageError("--force-share can't be used to change an image; -n shows the plan")
 
 

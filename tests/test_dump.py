@@ -292,3 +292,19 @@ def test_many_entries_that_lead_to_one_table(tmp_path: Path) -> None:
 def test_the_header_beside_another_section() -> None:
     rows = records("-m", "dump", "-H", "-o", "l1", case("ok-v3"))
     assert {row["section"] for row in rows} == {"image", "header", "l1"}
+
+
+@pytest.mark.parametrize("section", ["host", "ranges", "refcount", "header,bitmaps"])
+def test_layers_go_with_sections_that_have_them(section: str) -> None:
+    done = qfix("-m", "dump", "-o", section, "-s", "active", case("ok-v3"))
+    assert done.status == 64
+    assert "it goes with -o l1, l2, guest, snapshots" in done.stderr
+
+
+def test_names_are_as_they_are_in_json(tmp_path: Path) -> None:
+    image = described(size=64 << 10)
+    image.snapshot("1", "a\x1b[31m\nb")
+    path = stored(finish(image), tmp_path)
+    names = [row["value"] for row in dumped("snapshots", path) if row["name"].endswith(".name")]
+    assert names == ["a\x1b[31m\nb"]
+    assert "\x1b" not in qfix("-m", "dump", path).stdout

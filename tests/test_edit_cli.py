@@ -201,7 +201,7 @@ USAGE = [
     ("--set header.size=1 --set header.size=2 --expect 1", "one for each"),
     ("--set header.size", "it takes NAME=VALUE"),
     ("--set header.siez=1", "near ones: header.size"),
-    ("--set-feature incompatible", "'' is no number"),
+    ("--set-feature incompatible", "is no WORD:BIT"),
     ("--set-feature other:1", "incompatible, compatible, autoclear"),
     ("--set-feature autoclear:64", "0 to 63"),
     ("--set-feature autoclear:1 --clear-feature autoclear:1", "both set and cleared"),

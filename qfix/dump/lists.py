@@ -167,6 +167,7 @@ def _snapshot(item: Snapshot) -> Iterator[Row]:
     texts = (("id", item.id_str), ("name", item.name))
     for field, raw in texts:
         row = {"offset": start, "width": len(raw), "text": printable(raw, limit=MAX_EXTRA)}
+        row["value"] = raw.decode("utf-8", "backslashreplace")
         yield _field("snapshots", f"{name}.{field}", row)
         start += len(raw)
 
@@ -213,6 +214,7 @@ def _bitmap(item: Bitmap) -> Iterator[Row]:
     ]
     start = item.offset + BitmapEntry.codec.size + entry.extra_data_size
     row = {"offset": start, "width": len(item.name), "text": printable(item.name)}
+    row["value"] = item.name.decode("utf-8", "backslashreplace")
     yield _field("bitmaps", f"{name}.name", row, ", ".join(words))
 
 

@@ -12,6 +12,7 @@ from qfix.edits.places import Place, Text
 from qfix.edits.values import Kind
 from qfix.errors import UsageError
 from qfix.layout import bitmaps, extensions, header, snapshots, tables
+from qfix.layout.header import FEATURE_WORDS
 from qfix.numbers import number
 
 if TYPE_CHECKING:
@@ -46,11 +47,21 @@ class L1(NamedTuple):
     entries: int
 
 
+BY_OPTION = {
+    "backing": "--backing or --no-backing",
+    "extension": "--add-extension or --remove-extension",
+    **dict.fromkeys(FEATURE_WORDS, "--set-feature or --clear-feature"),
+}
+"""What dump has a line for, and has an option of its own."""
+
+
 def parse_name(text: str) -> Name:
     """Return the name that *text* is; raises UsageError where there is none of its shape."""
     shape = INDEX.sub("[]", text)
     if shape not in FINDERS:
-        raise UsageError(f"unknown name {text[:MOST_NAME]!r}; {_known(shape)}")
+        option = BY_OPTION.get(re.split(r"[\[:]", text)[0])
+        how = f"{option} edits it" if option else _known(shape)
+        raise UsageError(f"unknown name {text[:MOST_NAME]!r}; {how}")
     return Name(text, shape, tuple(number(part) for part in INDEX.findall(text)))
 
 

@@ -119,7 +119,7 @@ def settings_of(sets: tuple[str, ...], expect: tuple[str, ...]) -> tuple[Setting
 def feature_of(text: str, *, on: bool) -> Feature:
     """Return the feature bit that WORD:BIT names; raises UsageError."""
     word, _, bit = text.partition(":")
-    if word not in FEATURE_WORDS:
+    if word not in FEATURE_WORDS or not bit:
         raise UsageError(f"{text!r} is no WORD:BIT; the words are {', '.join(FEATURE_WORDS)}")
     if number(bit) > 63:
         raise UsageError(f"{text!r}: the bits of a word are 0 to 63")

@@ -52,8 +52,10 @@ def _refuse_mixed(options: Options) -> None:
     whole = "--metadata" if out else "--restore-metadata"
     if (out or back) and given:
         raise UsageError(f"{given[0]} does not go with {whole}, which copies at the same offsets")
-    if out and options.no_undo:
-        raise UsageError("--no-undo does not go with --metadata, which changes no image")
+    idle = ("no_undo", "yes", "journal")
+    for name in (name for name in idle if out and getattr(options, name)):
+        word = name.replace("_", "-")
+        raise UsageError(f"--{word} does not go with --metadata, which changes no image")
     if out or back:
         return
     if not given:

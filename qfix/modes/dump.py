@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FRUGAL = ("header", "bitmaps")
 """Sections that need no recount; the room that snapshots take does."""
 EVERY = "all"
+LAYERED = ("l1", "l2", "guest", "snapshots")
 LISTS = ("header", "snapshots", "bitmaps")
 TABLES = ("l1", "l2", "refcount", "host", "guest", "ranges")
 ORDER = ("header", "snapshots", "bitmaps", "l1", "l2", "refcount", "host", "guest", "ranges")
@@ -36,6 +37,8 @@ def dump(path: str, options: Options) -> Diagnosis:
         only = "header" if only == EVERY else f"header,{only}"
     sections = _sections(only)
     names = {name for name, _ in sections}
+    if options.snapshot and not names & {*LAYERED}:
+        raise UsageError(f"-s chooses tables of layers: it goes with -o {', '.join(LAYERED)}")
     with opened(path, options) as looked:
         if names <= {*FRUGAL}:
             diagnosis = inspect(looked.file, backing=not options.base)
