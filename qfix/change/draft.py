@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MOST_NOTES = 1000
 """Changes of one kind that are listed; the others are counted."""
 
+FARTHEST = (1 << 63) - 1
 LOST, RESTORED, SUSPECT = "lost", "restored", "suspect"
 ALLOWED = (LOST, RESTORED)
 """What a guest range may be in a plan; only in these kinds may its content differ afterwards."""
@@ -66,7 +67,8 @@ class Draft:
     says that something may be given up; `raised` are the clusters whose refcounts the plan has
     raised; `faults` is what the rehearsal of this state says, `reads` what a deliberate change
     makes the guest read differently, told before it is written; `shared` says whether the guest may
-    have written to two places at once.
+    have written to two places at once. A `literal` plan writes to nothing that anything leads to as
+    guest data, however little sense that makes. `gain` are the bytes that become free.
     """
 
     overlay: Overlay
@@ -94,6 +96,8 @@ class Draft:
     faults: list[str] | None = None
     reads: list[str] | None = None
     shared: bool = False
+    literal: bool = False
+    gain: int = 0
 
     @classmethod
     def of(cls, overlay: Overlay, before: Diagnosis, *, backing: bool = True) -> Draft:
@@ -232,6 +236,7 @@ class Draft:
             if item.vm_state_size:
                 reach = image.geometry.bytes_per_l1_entry
                 end = -(-end // reach) * reach + item.vm_state_size
+        end = min(end, FARTHEST)
         inside = start < end
         start, length = start[inside], length[inside]
         return start, np.minimum(length, end - start)

@@ -9,8 +9,9 @@ from qfix.modes.carry import carry_out
 from qfix.repair.passes import plan_repair
 from qfix.repair.wanted import Wanted
 from qfix.report.rows import shell_word
+from qfix.snapshots.attempts import attempt
 from qfix.snapshots.choose import choose, refuse_broken
-from qfix.snapshots.operate import delete, revert, settle
+from qfix.snapshots.operate import delete, revert
 
 if TYPE_CHECKING:
     from qfix.change.draft import Draft
@@ -26,12 +27,15 @@ def snapshot(path: str, options: Options) -> Diagnosis:
     repairs = options.fix != "none"
     earlier = withheld(path, options.journal) if repairs else []
 
-    def plan(draft: Draft) -> None:
-        if repairs:
-            plan_repair(draft, wanted, earlier)
+    def repair(draft: Draft) -> None:
+        plan_repair(draft, wanted, earlier)
+
+    def act(draft: Draft) -> None:
         refuse_broken(draft)
         _operate(draft, options)
-        settle(draft)
+
+    def plan(draft: Draft) -> None:
+        attempt(draft, repair if repairs else None, act, reverts=options.apply is not None)
 
     several = bool(options.apply or options.exclude or options.delete == EVERY)
     asked = (f"{wanted.words} " if repairs else "") + _words(options)
