@@ -21,6 +21,8 @@ MOST_NOTES = 1000
 """Changes of one kind that are listed; the others are counted."""
 
 FARTHEST = (1 << 63) - 1
+NOWHERE = -1
+"""The layer of the file of one that was found again, and had none there."""
 LOST, RESTORED, SUSPECT = "lost", "restored", "suspect"
 ALLOWED = (LOST, RESTORED)
 """What a guest range may be in a plan; only in these kinds may its content differ afterwards."""
@@ -170,7 +172,7 @@ class Draft:
 
     def tell(self, kind: str, layer: int, start: IntArray, length: IntArray) -> None:
         """Say what happens to guest ranges of a layer of the overlay, in bytes."""
-        if start.size and 0 <= layer < len(self.layers):
+        if start.size and 0 <= layer < len(self.layers) and self.layers[layer] != NOWHERE:
             self.ranges.append(Ranges(kind, self.first_layer(self.layers[layer]), start, length))
 
     def first_layer(self, layer: int) -> int:

@@ -30,9 +30,9 @@ def snapshot(path: str, options: Options) -> Diagnosis:
     def repair(draft: Draft) -> None:
         plan_repair(draft, wanted, earlier)
 
-    def act(draft: Draft) -> None:
-        refuse_broken(draft)
-        _operate(draft, options)
+    def act(draft: Draft) -> bool:
+        refuse_broken(draft, wanted.words if repairs else "")
+        return _operate(draft, options)
 
     def plan(draft: Draft) -> None:
         attempt(draft, repair if repairs else None, act, reverts=options.apply is not None)
@@ -49,14 +49,15 @@ def _words(options: Options) -> str:
     raise ValueError("no snapshot is asked for")
 
 
-def _operate(draft: Draft, options: Options) -> None:
+def _operate(draft: Draft, options: Options) -> bool:
     items = draft.image.snapshots
     if options.apply is not None:
-        revert(draft, choose(items, options.apply))
-    elif options.delete == EVERY:
-        delete(draft, items)
-    elif options.delete is not None:
-        delete(draft, [choose(items, options.delete)])
-    elif options.exclude is not None:
-        kept = choose(items, options.exclude)
-        delete(draft, [item for item in items if item.index != kept.index])
+        return revert(draft, choose(draft, options.apply))
+    if options.delete == EVERY:
+        return delete(draft, items)
+    if options.delete is not None:
+        return delete(draft, [choose(draft, options.delete)])
+    if options.exclude is not None:
+        kept = choose(draft, options.exclude)
+        return delete(draft, [item for item in items if item.index != kept.index])
+    raise ValueError("no snapshot is asked for")

@@ -60,7 +60,7 @@ DELETING = (
 def attempt(
     draft: Draft,
     repair: Callable[[Draft], None] | None,
-    act: Callable[[Draft], None],
+    act: Callable[[Draft], bool],
     *,
     reverts: bool,
 ) -> None:
@@ -92,7 +92,7 @@ def attempt(
 def _plan(
     draft: Draft,
     repair: Callable[[Draft], None] | None,
-    act: Callable[[Draft], None],
+    act: Callable[[Draft], bool],
     way: Way,
     *,
     reverts: bool,
@@ -102,7 +102,8 @@ def _plan(
     elif way.repairs:
         plan_repair(draft, LOSSLESS, [])
     draft.literal = way.literal
-    act(draft)
+    if not act(draft):
+        return faults(draft)
     if way.bare:
         why = "refcounts stay as they are, for damaged tables lead to where they are stored"
         draft.leave("refcounts", Left((), why, "--fix all"))
@@ -125,7 +126,7 @@ def _tell_what_is_carried_over(draft: Draft) -> None:
         and any(_is_in_active(row) for row in found.rows(MOST_ROWS))
     ]
     if names:
-        why = f"the snapshot itself is damaged, and the active layer is so too then: {', '.join(names)}"
+        why = f"the snapshot is damaged, and the active layer is so too then: {', '.join(names)}"
         draft.leave("carried", Left((), why, "--fix all"))
 
 

@@ -69,8 +69,9 @@ def _led_to(draft: Draft, cluster: int) -> IntArray:
     """Return the clusters of the tables that a lost L1 table, its first cluster, leads to."""
     geometry = draft.image.geometry
     offset = (_words(draft, cluster) & U(OFFSET_MASK)).astype(np.int64)
-    offset = offset[(offset > 0) & (offset % geometry.cluster_size == 0)]
-    return offset[offset < geometry.file_length] >> geometry.cluster_bits
+    inside = (offset > 0) & (offset < geometry.file_length)
+    clusters: IntArray = offset[inside] >> geometry.cluster_bits
+    return clusters
 
 
 def _has_flags(draft: Draft, clusters: IntArray) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from qfix.arrays import NO_INTS
 from qfix.change.allocate import DANGLING, allocate
-from qfix.change.draft import LOST, Change, Left
+from qfix.change.draft import LOST, NOWHERE, Change, Left
 from qfix.change.mapping import View, differences
 from qfix.checks.snapshots import title
 from qfix.errors import RefusedError
@@ -31,7 +31,7 @@ U = np.uint64
 MISLED = (problems.L1_UNALIGNED, problems.L1_TOO_LARGE, problems.L1_OUTSIDE, problems.L1_EMPTY)
 
 
-def revert(draft: Draft, item: Snapshot) -> None:
+def revert(draft: Draft, item: Snapshot) -> bool:
     """Plan that the active layer is what a snapshot is: its table copied, its disk size taken.
 
     The overlay is left examined. Raises RefusedError where the snapshot leads to no L1 table.
@@ -56,8 +56,10 @@ def revert(draft: Draft, item: Snapshot) -> None:
     text = f"L1 table of the active layer, {entries} entries: {why}"
     draft.note(Change(CODE, text, offset))
     set_field(draft, "size", size, CODE, why)
-    draft.layers[0] = draft.layers[item.index + 1]
+    layer = item.index + 1
+    draft.layers[0] = draft.layers[layer] if layer < len(draft.layers) else NOWHERE
     draft.examine()
+    return True
 
 
 def _disk_size(draft: Draft, item: Snapshot, words: Words) -> int:
@@ -108,8 +110,13 @@ def _fits_in_place(draft: Draft, entries: int) -> bool:
     return inside and bool(may_write(draft, np.arange(first, first + count)).all())
 
 
-def delete(draft: Draft, items: Sequence[Snapshot]) -> None:
-    """Plan a snapshot table without some snapshots; the overlay is left examined."""
+def delete(draft: Draft, items: Sequence[Snapshot]) -> bool:
+    """Plan a snapshot table without some snapshots, and tell if there are any of these.
+
+    The overlay is left examined.
+    """
+    if not items:
+        return False
     gone = {item.index for item in items}
     kept = [raw_entry(draft, item) for item in draft.image.snapshots if item.index not in gone]
     count = len(draft.image.snapshots)
@@ -122,6 +129,7 @@ def delete(draft: Draft, items: Sequence[Snapshot]) -> None:
         drop_snapshot(draft, item.index + 1, title(item))
     draft.layers_dropped()
     draft.examine()
+    return True
 
 
 def _are_outside(draft: Draft, gone: set[int]) -> bool:
