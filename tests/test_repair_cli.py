@@ -370,7 +370,7 @@ def test_json_of_a_change_has_fixed_keys(tmp_path: Path) -> None:
     assert set(told) == {
         *("asked", "dry-run", "applied", "journal", "record", "status-before", "verdict-before"),
         *("changes", "changes-omitted", "lost", "restored", "suspect", "snapshots-dropped"),
-        *("bitmaps-dropped", "left", "findings-made", "guest-changes"),
+        *("bitmaps-dropped", "left", "findings-made", "guest-changes", "bytes-freed"),
     }
     assert set(told["changes"][0]) == {
         *("code", "message", "host-offset", "count", "old", "new", "lossy"),

@@ -1,197 +1,120 @@
-"""Snapshots reverted to and deleted as `qemu-img snapshot` does it, and taken back to the byte."""
+"""-A, -D and -E on sound images give what qemu-img's own operations give, and can be undone."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 import qemu
-from command import copy, on_a_terminal, qfix, record
-from qemu_images import RECIPES
-from repair_images import Image
+import qemu_images
+import snapshot_cases
+from command import qfix
+from snapshot_cases import SOUND, copied, guests, operate, operate_with_qemu
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-WORKERS = 3
-NAMES = [
-    name
-    for name, recipe in RECIPES.items()
-    if recipe.sound and not recipe.encrypted and ("snap" in name or "vmstate" in name)
-]
-BITMAPS = {"v3-c512-bitmap-snap", "v3-c64k-bitmap-snap"}
-"""Images that qemu-img does not revert, for their bitmaps; qfix marks these as in use."""
+pytestmark = pytest.mark.usefixtures("need_qemu")
+
+JOBS = 2
+MANY = 10
+LEAST = 100
+_folder: list[Path] = []
+
+
+class Result(NamedTuple):
+    """How many combinations were tried on an image, and what was wrong with them."""
+
+    tried: int
+    snapshots: int
+    wrong: list[str]
+
+
+def _combinations(count: int) -> Iterator[tuple[str, int]]:
+    """Yield operations and snapshots: the first, the last and one between; of many one."""
+    for letter, some in (("A", {0, count - 1}), ("D", {0, count // 2})):
+        for number in sorted(some if count < MANY else {count // 3}):
+            yield letter, number
+    if count > 1:
+        yield "E", count // 2
+
+
+def _compared(source: Path, letter: str, number: int, folder: Path) -> Iterator[str]:
+    """Yield where qfix and qemu-img, each on a copy, do not come to the same."""
+    items = snapshot_cases.snapshots(source)
+    ours, theirs = copied(source, folder / "ours"), copied(source, folder / "theirs")
+    before = ours.read_bytes()
+    done = operate(letter, f"snapshot[{number}]", ours)
+    for each in operate_with_qemu(letter, number, items, theirs):
+        if each.returncode:
+            yield f"qemu-img: {each.stderr}"
+    if done.status:
+        yield f"status {done.status}: {done.stderr}{done.stdout[-500:]}"
+    one, other = guests(ours), guests(theirs)
+    if one != other:
+        layers = {
+            key for key in one.layers | other.layers if one.layers.get(key) != other.layers.get(key)
+        }
+        yield f"sizes {one.size} and {other.size}, layers that differ: {layers}"
+    check = qemu_images.run(["qemu-img", "check", "-f", "qcow2", "image"], ours.parent)
+    if check.returncode:
+        yield f"qemu-img check: {check.stdout}{check.stderr}"
+    if qfix("-q", ours).status:
+        yield "qfix finds something"
+    if ours.read_bytes() == before:
+        return
+    taken_back = qfix("--undo", ours)
+    if taken_back.status or ours.read_bytes() != before:
+        yield f"the undo: {taken_back.stderr}"
+
+
+def _run(name: str) -> Result:
+    """Try an image that is made in this process."""
+    folder = _folder[0] / name
+    source = SOUND[name].build(folder)
+    count = len(snapshot_cases.snapshots(source))
+    wrong, tried = [], 0
+    for letter, number in _combinations(count) if count else ():
+        place = _folder[0] / f"{name}-{letter}{number}"
+        place.mkdir()
+        found = _compared(source, letter, number, place)
+        wrong += [f"-{letter} snapshot[{number}]: {text}" for text in found]
+        tried += 1
+        shutil.rmtree(place)
+    shutil.rmtree(folder)
+    return Result(tried, count, wrong)
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the images with snapshots of the check suite."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Result]]:
+    """Try all images; return what came of it by their names."""
     qemu.require()
-    folder = tmp_path_factory.mktemp("snapshots")
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(lambda name: RECIPES[name].build(folder / name), NAMES))
-    return folder
+    _folder[:] = [tmp_path_factory.mktemp("snapshots")]
+    with ProcessPoolExecutor(JOBS, mp_context=get_context("fork")) as pool:
+        yield dict(zip(SOUND, pool.map(_run, SOUND), strict=True))
+    _folder.clear()
 
 
-def copied(folder: Path, to: Path) -> Image:
-    """Return a copy of an image with what belongs to it."""
-    shutil.copytree(folder, to)
-    return Image(to / "image")
+@pytest.mark.parametrize("name", SOUND)
+def test_guests_read_what_they_read_after_qemu_img(name: str, results: dict[str, Result]) -> None:
+    if results[name].wrong:
+        pytest.fail("\n".join(results[name].wrong), pytrace=False)
 
 
-def views(image: Image) -> dict[str, str]:
-    """Return a digest of what each layer reads, by the snapshot's id."""
-    ids = ["", *(each for each, _ in image.snapshots())]
-    return {each: hashlib.sha256(image.guest(each)).hexdigest() for each in ids}
+def test_there_are_combinations_enough(results: dict[str, Result]) -> None:
+    assert sum(result.tried for result in results.values()) >= LEAST
+    counts = {result.snapshots for result in results.values()}
+    assert {1, 2, 3, 8, 20} <= counts
 
 
-def chosen(count: int) -> list[int]:
-    """Return the first and the last of so many snapshots."""
-    return sorted({0, count - 1}) if count else []
-
-
-@pytest.mark.usefixtures("need_qemu")
-@pytest.mark.parametrize("option", ["-A", "-D", "-E"])
-@pytest.mark.parametrize("name", NAMES)
-def test_does_what_qemu_img_does(name: str, option: str, suite: Path, tmp_path: Path) -> None:
-    snapshots = Image(suite / name / "image").snapshots()
-    for at in chosen(len(snapshots)):
-        ours = copied(suite / name, tmp_path / f"ours-{at}")
-        theirs = copied(suite / name, tmp_path / f"theirs-{at}")
-        before = ours.digest
-        assert qfix(option, f"snapshot[{at}]", ours.path).status == 0
-        if option == "-A" and name not in BITMAPS:
-            theirs.qemu("qemu-img", "snapshot", "-a", snapshots[at][0], "image")
-        for other, (_, title) in enumerate(snapshots):
-            if option != "-A" and (other == at) == (option == "-D"):
-                theirs.qemu("qemu-img", "snapshot", "-d", title, "image")
-        if option != "-A" or name not in BITMAPS:
-            assert views(ours) == views(theirs)
-        assert ours.snapshots() == theirs.snapshots()
-        assert ours.is_clean()
-        if ours.digest != before:
-            assert qfix("--undo", ours.path).status == 0
-        assert ours.digest == before
-
-
-@pytest.mark.usefixtures("need_qemu")
-@pytest.mark.parametrize("name", sorted(BITMAPS))
-def test_a_revert_distrusts_bitmaps(name: str, suite: Path, tmp_path: Path) -> None:
-    image = copied(suite / name, tmp_path / "image")
-    snapshots = image.snapshots()
-    wanted = image.guest(snapshots[0][0])
-    assert qfix("-A", "snapshot[0]", image.path).status == 0
-    assert image.guest() == wanted
-    assert all(row["in-use"] for row in record("-m", "info", image.path)["bitmaps"])
-
-
-@pytest.mark.usefixtures("need_qemu")
-def test_all_are_deleted(suite: Path, tmp_path: Path) -> None:
-    for name in ("v3-c512-r16-snaps", "v2-c64k-snaps"):
-        image = copied(suite / name, tmp_path / name)
-        guest = image.guest()
-        done = qfix("-D", "all", image.path)
-        assert done.status == 0
-        assert "become free" in done.stdout
-        assert image.snapshots() == []
-        assert image.guest() == guest
-        assert image.is_clean()
-
-
-DAMAGED: dict[str, dict[str, Any]] = {
-    "corrupt mark": {"poke": (79, 2, 1)},
-    "dirty mark": {"poke": (79, 1, 1)},
-    "active L1 wiped": {"wipe": 40},
-    "refcount block wiped": {"block": True},
-    "refcount table elsewhere": {"poke": (48, 1 << 40, 8)},
-}
-
-
-@pytest.mark.usefixtures("need_qemu")
-@pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_image_is_reverted_to_its_snapshot(
-    kind: str, suite: Path, tmp_path: Path
-) -> None:
-    image = copied(suite / "v3-c512-r16-snaps", tmp_path / "damaged")
-    sound = views(image)
-    how = DAMAGED[kind]
-    if "poke" in how:
-        image.poke(*how["poke"])
-    if "wipe" in how:
-        image.poke(image.number(how["wipe"]), 0)
-    if "block" in how:
-        image.poke(image.number(image.number(48)), 0, 64)
-    before = image.digest
-    first = next(iter(sorted(each for each in sound if each)))
-    done = qfix("--fix", "all", "-A", "snapshot[0]", image.path)
-    assert done.status == 0, done.stdout + done.stderr
-    now = views(image)
-    assert now[""] == sound[first]
-    assert {each: now[each] for each in sound if each} == {
-        each: digest for each, digest in sound.items() if each
-    }
-    assert image.is_clean()
-    assert qfix("--undo", image.path).status not in {0, 70} or "mark" in kind
-    assert image.digest == before
-
-
-def test_what_a_revert_costs_is_told_first(tmp_path: Path) -> None:
-    path = copy("ok-snapshots", tmp_path)
-    before = path.read_bytes()
-    done = qfix("-A", "1", "-n", path)
-    assert done.status == 0
-    assert "of the guest's disk is given up" in done.stdout
-    assert "active layer" in done.stdout
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("options", "asks"),
-    [(["-A", "1"], True), (["-E", "1"], True), (["-D", "all"], True), (["-D", "1"], False)],
-)
-def test_what_is_asked_on_a_terminal(options: list[str], asks: bool, tmp_path: Path) -> None:
-    path = copy("ok-snapshots", tmp_path)
-    before = path.read_bytes()
-    status, said = on_a_terminal(b"n\n", *options, path)
-    assert ("Give this up?" in said) == asks
-    assert (path.read_bytes() == before) == asks
-    assert status == (64 if asks else 0)
-
-
-@pytest.mark.parametrize(
-    ("options", "name", "said"),
-    [
-        (["-A", "nine"], "ok-snapshots", "there is no snapshot 'nine'; in this image: snapshot[0]"),
-        (["-D", "snapshot[9]"], "ok-snapshots", "there is no snapshot"),
-        (["-A", "1"], "ok-v3", "there are none"),
-        (["-A", "one"], "snapshot-name-double", "fits several snapshots: snapshot[0]"),
-        (["-A", "1", "-D", "2"], "ok-snapshots", "exclude each other"),
-        (["-A", "1", "--undo"], "ok-snapshots", "exclude each other"),
-        (["-D", "1"], "snapshot-table-outside-file", "--fix all"),
-        (["-A", "1"], "not-qcow2", "can't be checked"),
-        (["-m", "info", "-A", "1"], "ok-snapshots", "belongs to -m check"),
-    ],
-)
-def test_what_is_refused(options: list[str], name: str, said: str, tmp_path: Path) -> None:
-    path = copy(name, tmp_path)
-    before = path.read_bytes()
-    done = qfix(*options, path)
-    assert done.status == 64
-    assert said in done.stderr
-    assert path.read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_repair_and_a_revert_are_one_change(tmp_path: Path) -> None:
-    path = copy("snapshot-table-outside-file", tmp_path)
-    before = path.read_bytes()
-    told = record("--fix", "all", "-A", "1", path)["qfix"]
-    assert told["status"] in {0, 1}
-    assert told["change"]["record"] == 1
-    assert told["change"]["asked"] == "--fix all -A 1"
-    qfix("--undo", path)
-    assert path.read_bytes() == before
+def test_there_are_images_of_all_sorts() -> None:
+    names = " ".join(SOUND)
+    for word in ("v2", "v3", "r4", "r8", "r32", "r64", "extended", "compressed", "backed", "zstd"):
+        assert word in names
+    assert any("resize" in name for name in SOUND)
+    assert any("vmstate" in name for name in SOUND)

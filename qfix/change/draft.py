@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MOST_NOTES = 1000
 """Changes of one kind that are listed; the others are counted."""
 
+FARTHEST = (1 << 63) - 1
+NOWHERE = -1
+"""The layer of the file of one that was found again, and had none there."""
 LOST, RESTORED, SUSPECT = "lost", "restored", "suspect"
 ALLOWED = (LOST, RESTORED)
 """What a guest range may be in a plan; only in these kinds may its content differ afterwards."""
@@ -66,7 +69,8 @@ class Draft:
     says that something may be given up; `raised` are the clusters whose refcounts the plan has
     raised; `faults` is what the rehearsal of this state says, `reads` what a deliberate change
     makes the guest read differently, told before it is written; `shared` says whether the guest may
-    have written to two places at once.
+    have written to two places at once. A `literal` plan writes to nothing that anything leads to as
+    guest data, however little sense that makes. `gain` are the bytes that become free.
     """
 
     overlay: Overlay
@@ -94,6 +98,8 @@ class Draft:
     faults: list[str] | None = None
     reads: list[str] | None = None
     shared: bool = False
+    literal: bool = False
+    gain: int = 0
 
     @classmethod
     def of(cls, overlay: Overlay, before: Diagnosis, *, backing: bool = True) -> Draft:
@@ -166,7 +172,7 @@ class Draft:
 
     def tell(self, kind: str, layer: int, start: IntArray, length: IntArray) -> None:
         """Say what happens to guest ranges of a layer of the overlay, in bytes."""
-        if start.size and 0 <= layer < len(self.layers):
+        if start.size and 0 <= layer < len(self.layers) and self.layers[layer] != NOWHERE:
             self.ranges.append(Ranges(kind, self.first_layer(self.layers[layer]), start, length))
 
     def first_layer(self, layer: int) -> int:
@@ -232,6 +238,7 @@ class Draft:
             if item.vm_state_size:
                 reach = image.geometry.bytes_per_l1_entry
                 end = -(-end // reach) * reach + item.vm_state_size
+        end = min(end, FARTHEST)
         inside = start < end
         start, length = start[inside], length[inside]
         return start, np.minimum(length, end - start)

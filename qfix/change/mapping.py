@@ -64,8 +64,9 @@ def differences(
 ) -> Iterator[Difference]:
     """Yield what reads differently; of layers that share an L1 table the first.
 
-    *layers* gives for each layer of *after* that of *before*; *changed* are the runs (first,
-    end) of sectors that differ. L2 tables that both views share are looked at where one is in them.
+    *layers* gives for each layer of *after* that of *before*, negative where there was none;
+    *changed* are the runs (first, end) of sectors that differ. L2 tables that both views share are
+    looked at where one is in them.
     """
     layer, index, old, new = _pairs_of_tables(before, after, layers, changed)
     if not old.size:
@@ -107,6 +108,8 @@ def _pairs_of_tables(
     owners = _first_layers(before.made.entries), _first_layers(after.made.entries)
     seen: set[tuple[int, int]] = set()
     for now, layer in enumerate(layers):
+        if layer < 0:
+            continue
         pair = owners[0].get(layer, layer), owners[1].get(now, now)
         if pair in seen:
             continue

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qfix.modes.carry import carry_out
 from qfix.report.rows import shell_word
 from qfix.snapshots.bitmaps import EVERY, drop_bitmaps
-from qfix.snapshots.operate import settle
+from qfix.snapshots.settle import settle
 
 if TYPE_CHECKING:
     from qfix.change.draft import Draft
@@ -20,7 +20,7 @@ def drop(path: str, options: Options) -> Diagnosis:
 
     def plan(draft: Draft) -> None:
         drop_bitmaps(draft, options.drop_bitmap)
-        settle(draft)
+        settle(draft, reverted=False)
 
     asked = " ".join(f"--drop-bitmap {shell_word(word)}" for word in options.drop_bitmap)
     return carry_out(path, options, asked, plan, asks=EVERY in options.drop_bitmap, did="Done")

@@ -228,7 +228,7 @@ def _before(draft: Draft, asked: str) -> Iterator[tuple[str, object]]:
 def _done(outcome: Outcome, options: Options, *, deliberate: bool, did: str) -> str:
     count = len(outcome.draft.changes) + sum(outcome.draft.omitted.values())
     if not count:
-        why = "it is so already" if deliberate else "there is nothing that this could repair"
+        why = "it is so already" if deliberate or did else "there is nothing that this could repair"
         return f"Nothing was changed: {why}."
     changes = "1 change" if count == 1 else f"{count} changes"
     if options.dry_run:

@@ -9,8 +9,9 @@ from qfix.modes.carry import carry_out
 from qfix.repair.passes import plan_repair
 from qfix.repair.wanted import Wanted
 from qfix.report.rows import shell_word
+from qfix.snapshots.attempts import attempt
 from qfix.snapshots.choose import choose, refuse_broken
-from qfix.snapshots.operate import delete, revert, settle
+from qfix.snapshots.operate import delete, revert
 
 if TYPE_CHECKING:
     from qfix.change.draft import Draft
@@ -26,12 +27,15 @@ def snapshot(path: str, options: Options) -> Diagnosis:
     repairs = options.fix != "none"
     earlier = withheld(path, options.journal) if repairs else []
 
+    def repair(draft: Draft) -> None:
+        plan_repair(draft, wanted, earlier)
+
+    def act(draft: Draft) -> bool:
+        refuse_broken(draft, wanted.words if repairs else "")
+        return _operate(draft, options)
+
     def plan(draft: Draft) -> None:
-        if repairs:
-            plan_repair(draft, wanted, earlier)
-        refuse_broken(draft)
-        _operate(draft, options)
-        settle(draft)
+        attempt(draft, repair if repairs else None, act, reverts=options.apply is not None)
 
     several = bool(options.apply or options.exclude or options.delete == EVERY)
     asked = (f"{wanted.words} " if repairs else "") + _words(options)
@@ -45,14 +49,15 @@ def _words(options: Options) -> str:
     raise ValueError("no snapshot is asked for")
 
 
-def _operate(draft: Draft, options: Options) -> None:
+def _operate(draft: Draft, options: Options) -> bool:
     items = draft.image.snapshots
     if options.apply is not None:
-        revert(draft, choose(items, options.apply))
-    elif options.delete == EVERY:
-        delete(draft, items)
-    elif options.delete is not None:
-        delete(draft, [choose(items, options.delete)])
-    elif options.exclude is not None:
-        kept = choose(items, options.exclude)
-        delete(draft, [item for item in items if item.index != kept.index])
+        return revert(draft, choose(draft, options.apply))
+    if options.delete == EVERY:
+        return delete(draft, items)
+    if options.delete is not None:
+        return delete(draft, [choose(draft, options.delete)])
+    if options.exclude is not None:
+        kept = choose(draft, options.exclude)
+        return delete(draft, [item for item in items if item.index != kept.index])
+    raise ValueError("no snapshot is asked for")

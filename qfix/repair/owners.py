@@ -50,9 +50,12 @@ BELIEVED = 0.75
 def real_owners(draft: Draft) -> ByteArray:
     """Return the owner bits of each cluster of the tally, those of real tables and entries only.
 
-    METADATA, DATA, COMPRESSED and CLASH are set; where all tables are real, other bits too.
+    METADATA, DATA, COMPRESSED and CLASH are set; where all tables are real, other bits too. In a
+    literal plan all tables are.
     """
     tally = draft.made.tally
+    if draft.literal:
+        return tally.owners[: tally.size]
     bogus = draft.found(*BOGUS) or damaged_layers(draft) or headless_layers(draft.image).size
     if not bogus and not (draft.lossy and bogus_tables(draft).size):
         return tally.owners[: tally.size]

@@ -61,6 +61,17 @@ def store_references(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int
     return planned
 
 
+def free_leaks(draft: Draft) -> bool:
+    """Set each refcount that is too high to the counted references, whoever used the cluster."""
+    planned = False
+    for chunk in draft.made.stored.chunks(draft.made.tally):
+        if chunk.stored is not None:
+            wrong = chunk.stored > chunk.counted
+            wrong &= True if chunk.readable is None else chunk.readable
+            planned |= _store(draft, chunk, chunk.stored, wrong)
+    return planned
+
+
 def _may_free(draft: Draft, wanted: Wanted, withheld: list[tuple[int, int]]) -> bool:
     """Tell whether leaked clusters are surely waste, or may be given up; keep why not."""
     lost, astray = lost_tables(draft), led_astray(draft)
@@ -147,6 +158,8 @@ def _to_change(
         twice = (draft.made.tally.owners[chunk.start : chunk.end] & CLASH) != 0
         blessed = twice & (stored > 0)
         low = stored < counted
+        if draft.literal:
+            low[max(0, draft.image.geometry.clusters(draft.overlay.size) - chunk.start) :] = False
         if (low & blessed).any():
             why = (
                 f"the refcounts of {int((low & blessed).sum())} clusters with two users are not"

@@ -102,7 +102,7 @@ def _under_tables(draft: Draft) -> IntArray:
     unless it is right by all that is in the cluster.
     """
     counts = draft.made.tally.statistics.reftable
-    if draft.lossy or counts.used <= counts.unaligned + counts.invalid:
+    if draft.lossy or draft.literal or counts.used <= counts.unaligned + counts.invalid:
         return NO_INTS
     first, count, kind, _ = draft.made.tally.extents()
     own = np.isin(kind, (Kind.REFCOUNT_TABLE, Kind.REFCOUNT_BLOCK))

@@ -49,6 +49,8 @@ def plan_lines(draft: Draft, *, limit: int | None = FEW_CHANGES) -> Iterator[str
             yield f"... and {total - len(rows)} more (-v and --output json list more)"
     for kind, title, words in KINDS:
         yield from _range_lines(draft, kind, title, words, limit)
+    if draft.gain:
+        yield f"Becomes free: {human(draft.gain)} ({draft.gain} bytes) inside the file"
     for title in draft.dropped:
         yield click.style(f"Lost: snapshot {title} is dropped", fg="red")
     for name in draft.bitmaps:
@@ -108,6 +110,7 @@ def change_record(
         **{kind: _ranges(draft, kind) for kind, _, _ in KINDS},
         "findings-made": [found.problem.code for found in news(draft)] if deliberate else [],
         "guest-changes": told_changes(draft) if deliberate else [],
+        "bytes-freed": draft.gain,
         "snapshots-dropped": list(draft.dropped),
         "bitmaps-dropped": list(draft.bitmaps),
         "left": [

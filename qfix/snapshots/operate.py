@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qfix.arrays import NO_INTS
-from qfix.change.allocate import allocate
-from qfix.change.draft import LOST, Change, joined_ranges
+from qfix.change.allocate import DANGLING, allocate
+from qfix.change.draft import LOST, NOWHERE, Change, Left, joined_ranges
 from qfix.change.mapping import View, differences
-from qfix.change.plan import run_rounds
 from qfix.checks.snapshots import title
 from qfix.errors import RefusedError
-from qfix.layout.header import CORRUPT, DIRTY, MAX_FILE_OFFSET, MAX_L1_ENTRIES
+from qfix.layout.header import MAX_FILE_OFFSET, MAX_L1_ENTRIES, MAX_VIRTUAL_SIZE
 from qfix.layout.tables import COPIED, ENTRY_SIZE
-from qfix.problems import header, refcounts
 from qfix.problems import snapshots as problems
-from qfix.repair.copied import set_copied_flags
 from qfix.repair.fields import set_field
-from qfix.repair.marks import damage, refcount_errors, set_marks
 from qfix.repair.owners import may_write
-from qfix.repair.passes import finish
-from qfix.repair.refcounts import store_references
-from qfix.repair.reftable import rebuild_refcount_structure
 from qfix.repair.snapshot_table import drop_snapshot, raw_entry, rewrite_table
-from qfix.repair.wanted import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,10 +29,9 @@ if TYPE_CHECKING:
 CODE = "snapshot"
 U = np.uint64
 MISLED = (problems.L1_UNALIGNED, problems.L1_TOO_LARGE, problems.L1_OUTSIDE, problems.L1_EMPTY)
-REFCOUNTS = Wanted("errors")
 
 
-def revert(draft: Draft, item: Snapshot) -> None:
+def revert(draft: Draft, item: Snapshot) -> bool:
     """Plan that the active layer is what a snapshot is: its table copied, its disk size taken.
 
     The overlay is left examined. Raises RefusedError where the snapshot leads to no L1 table.
@@ -49,25 +39,45 @@ def revert(draft: Draft, item: Snapshot) -> None:
     _refuse_misled(draft, item)
     _tell_what_is_lost(draft, item.index + 1)
     image, entry = draft.image, item.entry
-    size = image.header.size if item.disk_size is None else item.disk_size
-    words = image.table(entry.l1_table_offset, entry.l1_size, "an L1 table") & ~U(COPIED)
-    words = np.concatenate((words, np.zeros(entry.l1_size - words.size, np.uint64)))
     why = f"reverted to snapshot {title(item)}"
-    if not _fits_in_place(draft, entry.l1_size):
-        clusters = image.geometry.clusters(max(1, entry.l1_size) * ENTRY_SIZE)
+    words = image.table(entry.l1_table_offset, entry.l1_size, "an L1 table") & ~U(COPIED)
+    size = _disk_size(draft, item, words)
+    entries = max(entry.l1_size, -(-size // image.geometry.bytes_per_l1_entry))
+    words = np.concatenate((words, np.zeros(entries - words.size, np.uint64)))
+    if not _fits_in_place(draft, entries):
+        clusters = image.geometry.clusters(max(1, entries) * ENTRY_SIZE)
         offset = allocate(draft, clusters, anyway=True) << image.geometry.cluster_bits
         room = clusters << image.geometry.cluster_bits
-        set_field(draft, "l1_size", entry.l1_size, CODE, why)
+        set_field(draft, "l1_size", entries, CODE, why)
         set_field(draft, "l1_table_offset", offset, CODE, why)
     else:
         offset, room = image.header.l1_table_offset, image.header.l1_size * ENTRY_SIZE
-    _write_table(draft, offset, room, words)
-    text = f"L1 table of the active layer, {entry.l1_size} entries: {why}"
+    draft.write(offset, words.astype(">u8").tobytes().ljust(room, b"\0"))
+    text = f"L1 table of the active layer, {entries} entries: {why}"
     draft.note(Change(CODE, text, offset))
     set_field(draft, "size", size, CODE, why)
-    if item.index + 1 < len(draft.layers):  # else it was not seen in the file
-        draft.layers[0] = draft.layers[item.index + 1]
+    layer = item.index + 1
+    draft.layers[0] = draft.layers[layer] if layer < len(draft.layers) else NOWHERE
     draft.examine()
+    return True
+
+
+def _disk_size(draft: Draft, item: Snapshot, words: Words) -> int:
+    """Return the disk size of a snapshot, or what it may be where the entry says nonsense.
+
+    A snapshot's L1 table maps all of its disk; one that does not tell the size has the image's.
+    """
+    size, reach = draft.image.header.size, draft.image.geometry.bytes_per_l1_entry
+    mapped = item.entry.l1_size * reach
+    if size > MAX_VIRTUAL_SIZE or -(-size // reach) > MAX_L1_ENTRIES:
+        size = mapped
+    told = item.disk_size
+    if told is None or (told <= mapped and (told or not words.any())):
+        return size if told is None else told
+    why = f"snapshot {title(item)} says that its disk has {told} bytes, which"
+    why += " its L1 table can't map" if told else " it has not, for it maps some"
+    draft.leave("disk-size", Left((), f"{why}: the disk has {size} bytes"))
+    return size
 
 
 def _refuse_misled(draft: Draft, item: Snapshot) -> None:
@@ -76,7 +86,8 @@ def _refuse_misled(draft: Draft, item: Snapshot) -> None:
         if found is not None and any(row["first"] == item.index for row in found.rows()):
             raise RefusedError(
                 f"{draft.overlay.path}: snapshot {title(item)} leads to no L1 table"
-                f" ({problem.code}): --fix all may find it again"
+                f" ({problem.code}): --fix all may find it again, and may be given together with"
+                " this"
             )
 
 
@@ -104,54 +115,29 @@ def _fits_in_place(draft: Draft, entries: int) -> bool:
     return inside and bool(may_write(draft, np.arange(first, first + count)).all())
 
 
-def _write_table(draft: Draft, offset: int, room: int, words: Words) -> None:
-    raw = words.astype(">u8").tobytes()
-    draft.write(offset, raw.ljust(room, b"\0"))
+def delete(draft: Draft, items: Sequence[Snapshot]) -> bool:
+    """Plan a snapshot table without some snapshots, and tell if there are any of these.
 
-
-def delete(draft: Draft, items: Sequence[Snapshot]) -> None:
-    """Plan a snapshot table without some snapshots; the overlay is left examined."""
+    The overlay is left examined.
+    """
+    if not items:
+        return False
     gone = {item.index for item in items}
     kept = [raw_entry(draft, item) for item in draft.image.snapshots if item.index not in gone]
     count = len(draft.image.snapshots)
-    why = f"{len(kept)} of {count} snapshots are left"
-    rewrite_table(draft, kept, CODE, why)
+    why = "1 snapshot is left" if len(kept) == 1 else f"{len(kept)} of {count} snapshots are left"
+    mended = (
+        DANGLING if draft.literal else (problems.L1_OUTSIDE,) if _are_outside(draft, gone) else ()
+    )
+    rewrite_table(draft, kept, CODE, why, *mended)
     for item in items:
         drop_snapshot(draft, item.index + 1, title(item))
     draft.layers_dropped()
     draft.examine()
+    return True
 
 
-def settle(draft: Draft) -> None:
-    """Let refcounts and COPIED flags be right for the tables as planned; tell what becomes free.
-
-    Marks go when nothing is left that they stand for. The overlay is left examined.
-    """
-    planners = (
-        rebuild_refcount_structure,
-        partial(store_references, withheld=[]),
-        set_copied_flags,
-    )
-    run_rounds(draft, [partial(planner, wanted=REFCOUNTS) for planner in planners])
-    if not draft.found(refcounts.LEAKED, refcounts.TOO_HIGH):
-        draft.left.pop("leaks", None)  # said in a round before the last one
-    marks = 0
-    if draft.found(header.DIRTY_MARK) and not refcount_errors(draft.now):
-        marks |= DIRTY
-    if draft.found(header.CORRUPT_MARK) and not damage(draft.now):
-        marks |= CORRUPT
-    if set_marks(draft, clear=marks) | finish(draft):
-        draft.examine()
-    _tell_what_is_free(draft)
-
-
-def _tell_what_is_free(draft: Draft) -> None:
-    old, new = draft.before.recount, draft.now.recount
-    if old is None or new is None:
-        return
-    size = min(old.tally.size, new.tally.size)
-    gone = int(((old.tally.counted[:size] > 0) & (new.tally.counted[:size] == 0)).sum())
-    if gone:
-        length = gone * draft.image.geometry.cluster_size
-        text = f"{gone} clusters ({length} bytes) become free"
-        draft.changes.insert(0, Change(CODE, text, None, gone))
+def _are_outside(draft: Draft, gone: set[int]) -> bool:
+    """Tell whether all L1 tables that are not inside the file are those of snapshots that go."""
+    found = draft.now.find(problems.L1_OUTSIDE)
+    return found is not None and {row["first"] for row in found.rows()} <= gone
