@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("need_qemu")
 
 JOBS = 2
+MANY = 10
 LEAST = 100
 _folder: list[Path] = []
 
@@ -35,9 +36,9 @@ class Result(NamedTuple):
 
 
 def _combinations(count: int) -> Iterator[tuple[str, int]]:
-    """Yield operations and snapshots: the first, the last and one between."""
-    for letter in "AD":
-        for number in sorted({0, count - 1, count // 2} if count < 4 else {0, count - 1}):
+    """Yield operations and snapshots: the first, the last and one between; of many one."""
+    for letter, some in (("A", {0, count - 1}), ("D", {0, count // 2})):
+        for number in sorted(some if count < MANY else {count // 3}):
             yield letter, number
     if count > 1:
         yield "E", count // 2
@@ -65,6 +66,8 @@ def _compared(source: Path, letter: str, number: int, folder: Path) -> Iterator[
         yield f"qemu-img check: {check.stdout}{check.stderr}"
     if qfix("-q", ours).status:
         yield "qfix finds something"
+    if ours.read_bytes() == before:
+        return
     taken_back = qfix("--undo", ours)
     if taken_back.status or ours.read_bytes() != before:
         yield f"the undo: {taken_back.stderr}"
