@@ -10,6 +10,7 @@ from qfix.arrays import NO_INTS
 from qfix.change.draft import Change
 from qfix.layout.tables import COPIED, OFFSET_MASK
 from qfix.problems import Severity, header, refcounts, tables
+from qfix.recount.l1 import ACTIVE_LAYER
 from qfix.repair.refcounts import free_leaks
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ LEFT_BEHIND = {
         refcounts.TOO_HIGH,
         tables.LOST_L1,
         tables.LOST_L2,
+        tables.LACKED_L2,
         header.CORRUPT_MARK,
         header.DIRTY_MARK,
     )
@@ -38,10 +40,14 @@ def free_what_it_led_to(draft: Draft, code: str) -> bool:
     entries in no other's L2 tables have COPIED flags (format 5). Were they left, a repair would
     take them for tables of the layer as it is now.
     """
-    lost = [draft.now.find(problem) for problem in (tables.LOST_L1, tables.LOST_L2)]
-    if not any(lost) or not _is_all_that_is_left(draft):
+    l1, l2, lacked = (
+        NO_INTS if found is None else np.asarray(found.first, np.int64)
+        for found in map(draft.now.find, (tables.LOST_L1, tables.LOST_L2, tables.LACKED_L2))
+    )
+    if not l1.size + l2.size + lacked.size or not _is_all_that_is_left(draft):
         return False
-    l1, l2 = (NO_INTS if found is None else np.asarray(found.first, np.int64) for found in lost)
+    if not set(lacked.tolist()) <= _lacked_before(draft):
+        return False
     if not all(_has_flags(draft, np.array([at])) for at in l2.tolist()):
         return False
     if not all(_has_flags(draft, _led_to(draft, at)) for at in l1.tolist()):
@@ -51,12 +57,18 @@ def free_what_it_led_to(draft: Draft, code: str) -> bool:
     if not free_leaks(draft):
         return False
     del draft.changes[before:]
-    text = (
-        f"{clusters} leaked clusters are freed: tables of the active layer as it was had led there"
-    )
-    draft.note(Change(code, text, None, clusters, lossy=True))
+    what = f"{clusters} leaked clusters are freed" if clusters else "refcounts are lowered"
+    text = f"{what}: tables of the active layer as it was had led there"
+    draft.note(Change(code, text, None, max(1, clusters), lossy=True))
     draft.gain += clusters * draft.image.geometry.cluster_size
     return True
+
+
+def _lacked_before(draft: Draft) -> set[int]:
+    """Return the L2 tables that the active layer of the file lacks, as their refcounts tell."""
+    found = draft.before.find(tables.LACKED_L2)
+    rows = [] if found is None else found.rows()
+    return {row["first"] for row in rows if row["guests"][0][0] == ACTIVE_LAYER}
 
 
 def _is_all_that_is_left(draft: Draft) -> bool:

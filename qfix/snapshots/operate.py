@@ -52,9 +52,11 @@ def revert(draft: Draft, item: Snapshot) -> bool:
         set_field(draft, "l1_table_offset", offset, CODE, why)
     else:
         offset, room = image.header.l1_table_offset, image.header.l1_size * ENTRY_SIZE
-    draft.write(offset, words.astype(">u8").tobytes().ljust(room, b"\0"))
-    text = f"L1 table of the active layer, {entries} entries: {why}"
-    draft.note(Change(CODE, text, offset))
+    raw = words.astype(">u8").tobytes().ljust(room, b"\0")
+    if draft.overlay.read(offset, room) != raw:
+        draft.write(offset, raw)
+        text = f"L1 table of the active layer, {entries} entries: {why}"
+        draft.note(Change(CODE, text, offset))
     set_field(draft, "size", size, CODE, why)
     layer = item.index + 1
     draft.layers[0] = draft.layers[layer] if layer < len(draft.layers) else NOWHERE
