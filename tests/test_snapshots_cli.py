@@ -9,9 +9,9 @@ import pytest
 
 import qemu
 from build import Qcow2
+from build_write import finish
 from command import CLEAN, copy, held, on_a_terminal, qfix, record
 from corpus import IMAGES
-from corpus_bases import finish
 from qfix.layout.header import CORRUPT
 
 if TYPE_CHECKING:
