@@ -13,9 +13,9 @@ from qfix.change.road import Request, change
 from qfix.errors import RefusedError
 from qfix.modes.look import confirmed, emit, is_terminal, note, say, shown, shown_path
 from qfix.report import text
-from qfix.report.changes import change_record, left_lines, plan_lines
+from qfix.report.changes import change_record, left_lines, plan_lines, stay_lines
 from qfix.report.jsonout import record
-from qfix.report.page import closing_lines, left_over
+from qfix.report.page import closing_lines, left_over, repair_level
 from qfix.report.progress import progress
 from qfix.report.rows import journal_command, repair_command
 from qfix.report.summary import qemu_counts
@@ -84,7 +84,8 @@ def _ask(path: str, options: Options) -> Callable[[Draft], bool]:
     def ask(draft: Draft) -> bool:
         if not draft.is_lossy:
             return True
-        return confirmed(path, plan_lines(draft), "Give this up?", options)
+        lines = [*plan_lines(draft), *left_lines(draft), *stay_lines(draft)]
+        return confirmed(path, lines, "Give this up?", options)
 
     return ask
 
@@ -190,14 +191,14 @@ def _page(
     planned = options.dry_run and bool(draft.changes)
     yield from left_over(outcome.after, options.verbosity, planned=planned)
     yield from closing_lines(outcome.after, kept_back=bool(draft.withheld))
-    steps = list(_next_steps(path, outcome, asked, options, deliberate=deliberate))
+    steps = list(_next_steps(path, outcome, asked, options, deliberate=deliberate, did=did))
     if steps and options.verbosity >= 0:
         yield "What to do next:"
         yield from steps
 
 
 def _next_steps(
-    path: str, outcome: Outcome, asked: str, options: Options, *, deliberate: bool
+    path: str, outcome: Outcome, asked: str, options: Options, *, deliberate: bool, did: str
 ) -> Iterator[str]:
     draft = outcome.draft
     if options.dry_run and draft.changes:
@@ -209,6 +210,11 @@ def _next_steps(
         if left.option.startswith("--") and left.option not in asked:
             yield f"  {repair_command(path, _with(asked, left.option))}   goes on with what is left"
             break
+    else:
+        level = repair_level(outcome.after) if did and "--fix" not in asked else ""
+        if level:
+            command = repair_command(path, f"--fix {level}")
+            yield f"  {command} -n   shows what a repair would change of what is left"
     yield from _steps(outcome)
 
 

@@ -37,9 +37,9 @@ def snapshot(path: str, options: Options) -> Diagnosis:
     def plan(draft: Draft) -> None:
         attempt(draft, repair if repairs else None, act, reverts=options.apply is not None)
 
-    several = bool(options.apply or options.exclude or options.delete == EVERY)
+    asks = options.delete in (None, EVERY) or options.lossy
     asked = (f"{wanted.words} " if repairs else "") + _words(options)
-    return carry_out(path, options, asked, plan, asks=several, did="Done")
+    return carry_out(path, options, asked, plan, asks=asks, did="Done")
 
 
 def _words(options: Options) -> str:

@@ -8,6 +8,7 @@ import click
 
 from qfix.change.draft import LOST, RESTORED, SUSPECT
 from qfix.change.rehearse import news, told_changes
+from qfix.problems import Severity
 from qfix.report.rows import layer_name, layer_title
 from qfix.report.text import FEW_RANGES, human
 
@@ -49,12 +50,12 @@ def plan_lines(draft: Draft, *, limit: int | None = FEW_CHANGES) -> Iterator[str
             yield f"... and {total - len(rows)} more (-v and --output json list more)"
     for kind, title, words in KINDS:
         yield from _range_lines(draft, kind, title, words, limit)
-    if draft.gain:
-        yield f"Becomes free: {human(draft.gain)} ({draft.gain} bytes) inside the file"
     for title in draft.dropped:
         yield click.style(f"Lost: snapshot {title} is dropped", fg="red")
     for name in draft.bitmaps:
         yield click.style(f"Lost: bitmap {name}; make the next backup a full one", fg="red")
+    if draft.gain:
+        yield f"Becomes free: {human(draft.gain)} ({draft.gain} bytes) inside the file"
 
 
 def _range_lines(
@@ -79,6 +80,19 @@ def left_lines(draft: Draft) -> Iterator[str]:
     for left in draft.left.values():
         option = f" ({left.option} would go on)" if left.option.startswith("--") else ""
         yield click.style("Left as it is: ", fg="yellow") + left.why + option
+
+
+def stay_lines(draft: Draft) -> Iterator[str]:
+    """Yield what is found of the image as it would be."""
+    grave = (Severity.ERROR, Severity.LEAK)
+    codes = [
+        f"{one.problem.code} {one.problem.name}"
+        for one in draft.now.findings
+        if one.problem.severity in grave
+    ]
+    more = f" and {len(codes) - FEW_RANGES} more kinds" if len(codes) > FEW_RANGES else ""
+    if codes:
+        yield click.style("Stays damaged: ", fg="yellow") + ", ".join(codes[:FEW_RANGES]) + more
 
 
 def change_record(
